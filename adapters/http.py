@@ -1,0 +1,238 @@
+"""One HTTP client for every engine: deadlines, body limits, one translation of foreign errors.
+
+The only module here that knows the HTTP library. A request is one attempt: it ends with an
+``Answer`` of any status, or with an ``EngineError``. The API key never leaves the request header.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+
+from adapters.base import (
+    EngineBusy,
+    EngineError,
+    EngineOptions,
+    EngineProtocolError,
+    EngineRejected,
+    EngineTimeout,
+    EngineUnavailable,
+)
+
+MAX_WORDS = 256
+"""Characters of a foreign text that an error repeats."""
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
+MAX_PAGE_BYTES = 64 * 1024 * 1024
+"""vLLM's page grows with every combination of LoRA names that ever had a request."""
+CONNECT_SECONDS = 5.0
+KEEPALIVE_SECONDS = 2.0
+"""Engines on uvicorn close idle connections after 5 s; a request must not meet that moment."""
+MAX_CONNECTIONS = 64
+
+ErrorTable = tuple[tuple[type[BaseException], type[EngineError]], ...]
+
+HTTPX_ERRORS: ErrorTable = (
+    # Nothing was sent yet, so the outcome is known.
+    (httpx.ConnectTimeout, EngineUnavailable),
+    (httpx.PoolTimeout, EngineUnavailable),
+    (httpx.TimeoutException, EngineTimeout),
+    (httpx.NetworkError, EngineUnavailable),
+    # The peer went away in the middle of an answer, as a dying engine does.
+    (httpx.RemoteProtocolError, EngineUnavailable),
+    (httpx.HTTPError, EngineProtocolError),
+    (httpx.InvalidURL, EngineProtocolError),
+    (httpx.CookieConflict, EngineProtocolError),
+    (httpx.StreamError, EngineProtocolError),
+    (TimeoutError, EngineTimeout),
+    (OSError, EngineUnavailable),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer of any status."""
+
+    status: int
+    body: bytes
+    connection: object = field(repr=False)
+    """The TCP connection it came over: the same object means the same process at the other end."""
+
+    @property
+    def words(self) -> str:
+        """Return the body as text for an error, cut short."""
+        return cut(self.body[: 4 * MAX_WORDS].decode(errors="replace"))
+
+    def json(self) -> object:
+        """Parse the body; raise ``EngineProtocolError`` when it is no JSON."""
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError) as exc:
+            raise EngineProtocolError(
+                f"the engine answered {self.status} with something that is not JSON: {self.words}"
+            ) from exc
+
+
+def cut(text: str) -> str:
+    """Shorten a foreign text to one line of at most ``MAX_WORDS`` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= MAX_WORDS else line[: MAX_WORDS - 1] + "…"
+
+
+@contextmanager
+def map_engine_errors(engine: str, table: ErrorTable = HTTPX_ERRORS) -> Iterator[None]:
+    """Turn the foreign exceptions of ``table`` into ours, the first match wins."""
+    try:
+        yield
+    except EngineError:
+        raise
+    except tuple(foreign for foreign, _ in table) as exc:
+        ours = next(ours for foreign, ours in table if isinstance(exc, foreign))
+        words = cut(str(exc)) or type(exc).__name__
+        raise ours(f"{engine} cannot be asked: {words}") from exc
+
+
+@contextmanager
+def deadline_words(engine: str, what: str, seconds: float) -> Iterator[None]:
+    """Say which deadline passed, where ``asyncio.timeout`` says nothing."""
+    try:
+        yield
+    except TimeoutError as exc:
+        raise EngineTimeout(f"{engine} did not answer {what} within {seconds:g} s") from exc
+
+
+def check_status(engine: str, what: str, answer: Answer) -> None:
+    """Raise what a status that is not 200 means for any engine."""
+    if answer.status == 200:
+        return
+    raise status_error(engine, what, answer.status, answer.words)
+
+
+def status_error(engine: str, what: str, status: int, words: str) -> EngineError:
+    """Return what a status other than 200 means where the engine has no more to say."""
+    text = f"{engine} answered {status} to {what}" + (f": {words}" if words else "")
+    match status:
+        case 401 | 403:
+            return EngineRejected(f"{text} (set --engine-api-key-file to a key that it accepts)")
+        case 429:
+            return EngineBusy(text)
+        case 502 | 503 | 504:
+            return EngineUnavailable(text)
+        case _:
+            return EngineProtocolError(text)
+
+
+def read_api_key(path: str | None) -> str | None:
+    """Return the key in a file as it is now; raise ``EngineUnavailable`` when it has none."""
+    if path is None:
+        return None
+    try:
+        key = Path(path).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "not ASCII text"
+        raise EngineUnavailable(
+            f"the engine's API key file {path} is unreadable: {reason}"
+        ) from None
+    # The HTTP library would repeat a value that it refuses, and so put the key into an error.
+    if not key or not key.isprintable():
+        raise EngineUnavailable(f"the engine's API key file {path} holds no one-line key")
+    return key
+
+
+def open_tls(ca_file: str | None) -> ssl.SSLContext:
+    """Return a context that trusts ``ca_file``, else what this machine trusts."""
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as exc:
+        reason = exc.strerror or type(exc).__name__
+        raise EngineUnavailable(f"the engine's CA file {ca_file} is unusable: {reason}") from exc
+
+
+class EngineHttp:
+    """The connections to one engine process."""
+
+    def __init__(self, engine: str, options: EngineOptions) -> None:
+        self._engine = engine
+        self._base = options.url.rstrip("/")
+        self._options = options
+        self._client: httpx.AsyncClient | None = None
+
+    async def get(self, path: str, *, timeout: float, max_bytes: int = MAX_ANSWER_BYTES) -> Answer:
+        """GET a path of the engine, or a whole URL."""
+        return await self._request("GET", path, None, timeout, max_bytes)
+
+    async def post(self, path: str, payload: object, *, timeout: float) -> Answer:
+        """POST JSON to a path of the engine."""
+        return await self._request("POST", path, payload, timeout, MAX_ANSWER_BYTES)
+
+    async def _request(
+        self, method: str, path: str, payload: object, timeout: float, max_bytes: int
+    ) -> Answer:
+        url = self._base + path if path.startswith("/") else path
+        what = f"{method} {urlsplit(url).path}"
+        with (
+            map_engine_errors(self._engine),
+            deadline_words(self._engine, what, timeout),
+        ):
+            async with asyncio.timeout(timeout):
+                client = self._client or self._open()
+                request = client.build_request(
+                    method,
+                    url,
+                    json=payload,
+                    headers=self._headers(url),
+                    timeout=httpx.Timeout(None, connect=min(CONNECT_SECONDS, timeout)),
+                )
+                response = await client.send(request, stream=True)
+                try:
+                    body = await self._read(response, what, max_bytes)
+                finally:
+                    await response.aclose()
+                return Answer(response.status_code, body, response.extensions["network_stream"])
+
+    async def _read(self, response: httpx.Response, what: str, max_bytes: int) -> bytes:
+        chunks: list[bytes] = []
+        size = 0
+        async for chunk in response.aiter_raw():
+            size += len(chunk)
+            if size > max_bytes:
+                raise EngineProtocolError(
+                    f"{self._engine} answered {what} with more than {max_bytes} bytes"
+                )
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    def _headers(self, url: str) -> dict[str, str]:
+        # Engines serve their metrics on request compressed, at the expense of their own CPU.
+        headers = {"Accept-Encoding": "identity"}
+        if url.startswith(self._base + "/"):
+            key = read_api_key(self._options.api_key_file)
+            if key is not None:
+                headers["Authorization"] = f"Bearer {key}"
+        return headers
+
+    def _open(self) -> httpx.AsyncClient:
+        tls = self._base.startswith("https:") or (self._options.metrics_url or "").startswith(
+            "https:"
+        )
+        self._client = httpx.AsyncClient(
+            trust_env=False,
+            verify=open_tls(self._options.ca_file) if tls else False,
+            limits=httpx.Limits(
+                max_connections=MAX_CONNECTIONS, keepalive_expiry=KEEPALIVE_SECONDS
+            ),
+        )
+        return self._client
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()

@@ -1,0 +1,267 @@
+"""vLLM: LoRAs over its OpenAI server, loaded and unloaded at run time.
+
+vLLM keys its prefix cache by the name and the path of a LoRA, so another revision must come from
+another path, after an unload; ``load_inplace`` would mix weights inside running answers and is
+never asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+from adapters.base import (
+    CacheInfo,
+    Capabilities,
+    EngineOptions,
+    EngineProtocolError,
+    EngineRejected,
+    EngineState,
+    EngineUnsupported,
+    Kind,
+    Limits,
+    MetricMap,
+    Resident,
+    Series,
+    Target,
+    agent_path,
+    engine_path,
+    load_timeout_seconds,
+)
+from adapters.http import (
+    MAX_PAGE_BYTES,
+    Answer,
+    EngineHttp,
+    check_status,
+    deadline_words,
+    map_engine_errors,
+)
+from adapters.vllm_answers import (
+    ENGINE,
+    check_kind,
+    lora_error,
+    lora_parameters,
+    parse_cards,
+    parse_error,
+    parse_limits,
+    server_error,
+)
+
+LOAD_PATH = "/v1/load_lora_adapter"
+UNLOAD_PATH = "/v1/unload_lora_adapter"
+ALREADY_LOADED = "already been loaded"
+LOOKS = 2
+
+VLLM_METRICS = MetricMap(
+    queued=(Series(name="vllm:num_requests_waiting"),),
+    running=(Series(name="vllm:num_requests_running"),),
+    kv_usage=(
+        Series(name="vllm:kv_cache_usage_perc"),
+        Series(name="vllm:gpu_cache_usage_perc"),
+    ),
+    cache=(CacheInfo(info=Series(name="vllm:cache_config_info")),),
+    lora_activity=Series(name="vllm:lora_requests_info"),
+    started_at=Series(name="process_start_time_seconds"),
+)
+
+_STARTED_AT = re.compile(rb"^process_start_time_seconds(?:\{[^\n]*\})? ([0-9.eE+-]+)", re.MULTILINE)
+_MAX_LORA = re.compile(rb'^vllm:lora_requests_info\{[^\n]*max_lora="(\d+)"', re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Incarnation:
+    """What does not change while one engine process lives."""
+
+    started_at: float | None
+    sleeps: bool
+    """It has ``/is_sleeping`` (a development server)."""
+    limits: Limits
+
+
+class VllmAdapter:
+    """One vLLM server."""
+
+    capabilities = Capabilities(
+        kinds=frozenset({Kind.LORA}),
+        serves_alone=True,
+        replaces_in_place=False,
+        reports_paths=True,
+        warms=True,
+        sleeps=True,
+    )
+    metric_map = VLLM_METRICS
+
+    def __init__(self, options: EngineOptions) -> None:
+        self._options = options
+        self._http = EngineHttp(ENGINE, options)
+        self._metrics_url = options.metrics_url or "/metrics"
+        # Its page of metrics costs vLLM 10 ms, so its start time is read once a connection.
+        self._known: WeakKeyDictionary[object, _Incarnation] = WeakKeyDictionary()
+
+    @classmethod
+    def open(cls, options: EngineOptions) -> VllmAdapter:
+        """Open an adapter; nothing is sent yet."""
+        return cls(options)
+
+    async def observe(self) -> EngineState:
+        """List the models, and tell which incarnation listed them."""
+        seconds = self._options.observe_timeout_seconds
+        with map_engine_errors(ENGINE), deadline_words(ENGINE, "a look at it", seconds):
+            async with asyncio.timeout(seconds):
+                answer, incarnation = await self._look()
+                asleep = incarnation.sleeps and await self._is_asleep()
+        return self._state(parse_cards(answer), incarnation, asleep)
+
+    async def load(self, target: Target, path: str) -> None:
+        """Load a LoRA from a path that this name was never loaded from with other bytes."""
+        check_kind(target)
+        theirs = engine_path(self._options, path)
+        payload = {"lora_name": target.name, "lora_path": theirs, **lora_parameters(target)}
+        answer = await self._http.post(LOAD_PATH, payload, timeout=self._load_seconds)
+        if answer.status == 200:
+            return
+        _, message = parse_error(answer)
+        if answer.status == 400 and ALREADY_LOADED in message:
+            await self._accept_if_same(target.name, theirs)
+            return
+        raise lora_error(LOAD_PATH, answer)
+
+    async def unload(self, target: Target) -> None:
+        """Make vLLM forget the name; running answers keep their weights to the last token."""
+        check_kind(target)
+        answer = await self._http.post(
+            UNLOAD_PATH, {"lora_name": target.name}, timeout=self._load_seconds
+        )
+        if answer.status == 200 or (
+            answer.status == 404 and parse_error(answer)[0] == "NotFoundError"
+        ):
+            return
+        raise lora_error(UNLOAD_PATH, answer)
+
+    async def warm(self, target: Target) -> None:
+        """Generate one token from one token: needs neither a tokenizer nor a chat template."""
+        payload = {"model": target.name, "prompt": [1], "max_tokens": 1, "temperature": 0}
+        answer = await self._http.post("/v1/completions", payload, timeout=self._load_seconds)
+        if answer.status == 200:
+            return
+        kind, message = parse_error(answer)
+        if answer.status == 404 and kind != "NotFoundError":
+            raise EngineUnsupported("vLLM answers 404 for /v1/completions: it generates no text")
+        if answer.status in (400, 404, 422):
+            raise EngineRejected(f"vLLM refused a tiny request for {target.name!r}: {message}")
+        raise server_error("POST /v1/completions", answer)
+
+    async def scrape(self) -> tuple[bytes, ...]:
+        """Return the page of this server."""
+        return ((await self._page()).body,)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    @property
+    def _load_seconds(self) -> float:
+        return load_timeout_seconds(self._options, Kind.LORA)
+
+    async def _models(self) -> Answer:
+        answer = await self._get("/v1/models")
+        check_status(ENGINE, "GET /v1/models", answer)
+        return answer
+
+    async def _page(self) -> Answer:
+        answer = await self._http.get(
+            self._metrics_url,
+            timeout=self._options.observe_timeout_seconds,
+            max_bytes=MAX_PAGE_BYTES,
+        )
+        check_status(ENGINE, "GET /metrics", answer)
+        return answer
+
+    async def _get(self, path: str) -> Answer:
+        return await self._http.get(path, timeout=self._options.observe_timeout_seconds)
+
+    async def _look(self) -> tuple[Answer, _Incarnation]:
+        """Ask for models and incarnation such that both are of one process.
+
+        One connection ends in one process: a start time that was read between two answers of one
+        connection, or over it, is that of the process which answered.
+        """
+        answer = await self._models()
+        incarnation = self._known.get(answer.connection)
+        for _ in range(LOOKS):
+            if incarnation is not None:
+                break
+            page = await self._page()
+            found = await self._incarnation(page.body)
+            again = await self._models()
+            if again.connection is answer.connection:
+                self._known[answer.connection] = incarnation = found
+            answer = again
+        return answer, incarnation or found
+
+    async def _incarnation(self, page: bytes) -> _Incarnation:
+        match = _STARTED_AT.search(page)
+        started_at = float(match[1]) if match else None
+        for known in tuple(self._known.values()):
+            if started_at is not None and known.started_at == started_at:
+                return known
+        sleeps = (await self._get("/is_sleeping")).status != 404
+        return _Incarnation(started_at, sleeps, await self._limits(page))
+
+    async def _limits(self, page: bytes) -> Limits:
+        """Read the limits where a development server tells them, else what the page tells."""
+        answer = await self._get("/server_info?config_format=json")
+        if answer.status == 200:
+            return parse_limits(answer.json())
+        # The page has this label only once a LoRA had a request.
+        match = _MAX_LORA.search(page)
+        return Limits(max_loras=int(match[1]) if match else None)
+
+    async def _is_asleep(self) -> bool:
+        answer = await self._get("/is_sleeping")
+        if answer.status != 200:
+            raise server_error("GET /is_sleeping", answer)
+        body = answer.json()
+        asleep = body.get("is_sleeping") if isinstance(body, dict) else None
+        if not isinstance(asleep, bool):
+            raise EngineProtocolError(f"vLLM answered /is_sleeping with {answer.words}")
+        return asleep
+
+    async def _accept_if_same(self, name: str, path: str) -> None:
+        """Take "already loaded" for success when a look shows the name from this very path."""
+        for card in parse_cards(await self._models()):
+            if card["id"] == name and card.get("parent") is not None:
+                if card.get("root") == path:
+                    return
+                raise EngineRejected(
+                    f"vLLM already holds {name!r} from {card.get('root')}: unload it first"
+                )
+        raise EngineRejected(f"vLLM says that {name!r} is loaded, and does not list it")
+
+    def _state(
+        self, cards: list[dict[str, object]], incarnation: _Incarnation, asleep: bool
+    ) -> EngineState:
+        base = [card for card in cards if card.get("parent") is None]
+        first_root = base[0].get("root") if base else None
+        return EngineState(
+            residents=tuple(
+                Resident(name=str(card["id"]), kind=Kind.LORA, paths=self._paths(card))
+                for card in cards
+                if card.get("parent") is not None
+            ),
+            base_names=frozenset(str(card["id"]) for card in base),
+            base_model=str(base[0]["id"]) if base else None,
+            base_model_path=(
+                agent_path(self._options, first_root) if isinstance(first_root, str) else None
+            ),
+            started_at=incarnation.started_at,
+            asleep=asleep,
+            limits=incarnation.limits,
+        )
+
+    def _paths(self, card: Mapping[str, object]) -> frozenset[str]:
+        root = card.get("root")
+        return frozenset({agent_path(self._options, root)} if isinstance(root, str) else ())

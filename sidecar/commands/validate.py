@@ -1,0 +1,127 @@
+"""``validate``: every problem of documents, each with its place."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sidecar.commands.manifests import Found, Text, moved, read_file_text
+from sidecar.commands.output import count, problem_line, problems_json, write_json, write_line
+from sidecar.core.desired import Problem
+from sidecar.core.documents import ParsedDocument, parse_document
+from sidecar.core.documents.merge import claim_names
+from sidecar.errors import DocumentError
+
+STANDARD_INPUT = "-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """What was found in all files."""
+
+    documents: tuple[tuple[Text, ParsedDocument], ...]
+    problems: tuple[Problem, ...]
+
+
+def main(arguments: argparse.Namespace, _environment: Mapping[str, str]) -> int:
+    """Check the files; return 0 when there is no problem, else 1."""
+    checked = check(arguments.files)
+    if arguments.json:
+        write_json(_json(checked))
+    else:
+        for problem in checked.problems:
+            write_line(problem_line(problem))
+        write_line(_summary(checked))
+    return 1 if checked.problems else 0
+
+
+def check(files: Iterable[str]) -> Checked:
+    """Read and check files; what cannot be read is a problem, too."""
+    documents: list[tuple[Text, ParsedDocument]] = []
+    problems: list[Problem] = []
+    for file in dict.fromkeys(files):
+        shown = "standard input" if file == STANDARD_INPUT else file
+        found = _read(file, shown)
+        problems.extend(found.problems)
+        parsed = []
+        failures = []
+        for text in found.texts:
+            try:
+                document = parse_document(text.key, text.text, expected=not text.configmap)
+            except DocumentError as error:
+                where = moved(error.where, text.key, text.label)
+                failures.append(Problem(where=where, what=str(error), hint=error.hint))
+                continue
+            if document is not None:
+                parsed.append((text, _placed(document, text)))
+        problems.extend(failures)
+        problems.extend(problem for _, document in parsed for problem in document.problems)
+        documents.extend(parsed)
+        if found.is_manifest and not (parsed or failures or found.problems):
+            hint = "a document is a key of a ConfigMap, such as models.yaml"
+            problems.append(Problem(where=shown, what="no document is in it", hint=hint))
+    return Checked(documents=tuple(documents), problems=(*problems, *_clashes(documents)))
+
+
+def _read(file: str, shown: str) -> Found:
+    try:
+        data = sys.stdin.buffer.read() if file == STANDARD_INPUT else Path(file).read_bytes()
+        text = data.decode("utf-8")
+    except OSError as error:
+        what = f"it cannot be read: {error.strerror or error}"
+        return Found(problems=(Problem(where=shown, what=what),))
+    except UnicodeDecodeError as error:
+        what = f"it is not UTF-8 text (byte {error.start})"
+        return Found(problems=(Problem(where=shown, what=what),))
+    return read_file_text(shown, Path(file).name, text)
+
+
+def _placed(document: ParsedDocument, text: Text) -> ParsedDocument:
+    """Return the document with places that begin with the file instead of the key."""
+    return replace(
+        document,
+        key=text.label,
+        entries={
+            name: replace(entry, where=moved(entry.where, text.key, text.label))
+            for name, entry in document.entries.items()
+        },
+        problems=tuple(
+            replace(one, where=moved(one.where, text.key, text.label)) for one in document.problems
+        ),
+    )
+
+
+def _clashes(documents: Sequence[tuple[Text, ParsedDocument]]) -> list[Problem]:
+    """Return names that two documents claim which one agent would read together."""
+    together: dict[str, dict[str, ParsedDocument]] = {}
+    for text, document in documents:
+        together.setdefault(text.merged_with, {})[document.key] = document
+    return [problem for group in together.values() for problem in claim_names(group, {})[1]]
+
+
+def _summary(checked: Checked) -> str:
+    entries = sum(len(document.names) for _, document in checked.documents)
+    found = count(len(checked.problems), "problem") if checked.problems else "no problems"
+    documents = count(len(checked.documents), "document")
+    return f"{documents}, {count(entries, 'entry', 'entries')}, {found}"
+
+
+def _json(checked: Checked) -> dict[str, object]:
+    documents = [
+        {
+            "file": text.file,
+            "configmap": text.configmap,
+            "key": text.key,
+            "format": str(document.format),
+            "entries": len(document.names),
+        }
+        for text, document in checked.documents
+    ]
+    return {
+        "valid": not checked.problems,
+        "documents": documents,
+        "problems": problems_json(checked.problems),
+    }

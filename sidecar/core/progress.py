@@ -1,0 +1,130 @@
+"""How far one target has come: what its source holds, what was checked, what failed last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from sidecar.core import backoff
+from sidecar.core.backoff import Basis, Severity
+from sidecar.core.desired import Entry
+from sidecar.core.inventory import Revision
+from sidecar.core.status import Reason
+
+
+class Stage(StrEnum):
+    """The steps of a target, in order."""
+
+    FETCH = "fetch"
+    CHECK = "check"
+    LOAD = "load"
+    WARM = "warm"
+    UNLOAD = "unload"
+    EVICT = "evict"
+
+
+ENGINE_STAGES = frozenset({Stage.LOAD, Stage.WARM, Stage.UNLOAD})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """The last failure of one step."""
+
+    stage: Stage
+    reason: Reason
+    message: str
+    severity: Severity
+    failures: int
+    """In a row."""
+    retry_at: float
+    basis: Basis
+
+    def is_due(self, basis: Basis, now: float) -> bool:
+        """Tell whether the step may be tried again."""
+        if now >= self.retry_at:
+            return True
+        if self.severity is Severity.TRANSIENT:
+            restarted = basis.incarnation != self.basis.incarnation
+            freed = basis.freed != self.basis.freed
+            return (restarted and self.stage in ENGINE_STAGES) or (
+                freed and self.reason is Reason.STORE_FULL
+            )
+        return basis != self.basis
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """One target's way. Replaced, never changed."""
+
+    about: tuple[str, str | None] | None = None
+    """Source and pin that the attempts are about."""
+    asked: tuple[str, str | None] | None = None
+    """Source and pin that ``revision`` answers."""
+    revision: Revision | None = None
+    """What the source was found to hold."""
+    moved: bool = False
+    """The source was seen to change since: look again."""
+    checked: tuple[str, int] | None = None
+    """Revision and engine incarnation for which the checks passed."""
+    warmed: tuple[str, int] | None = None
+    """Path and incarnation for which a warm-up request was answered."""
+    suspect: bool = False
+    """The engine woke from sleep: a tiny request must prove the resident."""
+    broken: bool = False
+    """That request was refused: it must be loaded again."""
+    fetch_attempt: Attempt | None = None
+    """The last failure to bring the files here: apart, because a source that fails is no reason not
+    to load what is on disk."""
+    attempt: Attempt | None = None
+    """The last failure of any later step."""
+    fallback_attempt: Attempt | None = None
+    """The last failure to load the revision that served before."""
+
+    @property
+    def failures(self) -> tuple[Attempt, ...]:
+        """What stands in the way of the desired revision; the engine's word comes first."""
+        return tuple(one for one in (self.attempt, self.fetch_attempt) if one is not None)
+
+    def answers(self, entry: Entry) -> bool:
+        """Tell whether ``revision`` is what this entry asks for."""
+        return self.revision is not None and self.asked == asks(entry)
+
+
+def failed(
+    attempt: Attempt | None,
+    *,
+    stage: Stage,
+    reason: Reason,
+    message: str,
+    severity: Severity,
+    basis: Basis,
+    now: float,
+    jitter: float,
+) -> Attempt:
+    """Return the attempt that follows ``attempt`` after one more failure."""
+    repeated = attempt is not None and attempt.stage is stage and attempt.severity is severity
+    failures = attempt.failures + 1 if attempt is not None and repeated else 1
+    return Attempt(
+        stage=stage,
+        reason=reason,
+        message=message,
+        severity=severity,
+        failures=failures,
+        retry_at=backoff.retry_at(failures, severity, now=now, jitter=jitter),
+        basis=basis,
+    )
+
+
+def asks(entry: Entry) -> tuple[str, str | None]:
+    """Return what identifies the bytes that an entry asks for."""
+    return (entry.source, entry.digest)
+
+
+def for_entry(progress: Progress | None, entry: Entry) -> Progress:
+    """Return the progress with which ``entry`` goes on; asking for other bytes starts anew."""
+    before = progress or Progress()
+    if before.about == asks(entry):
+        return before
+    return replace(
+        before, about=asks(entry), fetch_attempt=None, attempt=None, fallback_attempt=None
+    )

@@ -1,0 +1,227 @@
+"""One task a target: takes its steps one after another, planned anew after each.
+
+A long load holds up nobody else, and what a step found (a fetch, a refusal) decides the next one
+at once. Fetches, checks and engine calls have limits of their own, so that a fetch never waits
+for the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
+
+from adapters.base import Kind
+from sidecar.core.actions import Action, Check, Evict, Fetch, Load, Plan, Unload, Wait
+from sidecar.core.backoff import Severity
+from sidecar.core.inventory import Inventory
+from sidecar.core.outcome import Failed, Outcome, is_unknown
+from sidecar.core.plan import plan_name
+from sidecar.core.progress import asks
+from sidecar.core.removal import plan_evictions
+from sidecar.core.report import Step, describe_action
+from sidecar.core.status import Reason
+from sidecar.core.targets import Underway
+from sidecar.executor import Executor, Progressed
+from sidecar.world import World
+
+log = logging.getLogger("model_sidecar.drives")
+
+ENGINE_CONCURRENCY = 8
+"""Engine calls at once: a busy engine serialises them itself, an idle one need not wait."""
+CHECK_CONCURRENCY = 4
+MAX_STEPS = 12
+"""Steps of one drive; a target that needs more goes on at the next cycle."""
+EVICTIONS = "/evictions"
+"""The drive of evictions; no target can have a name with a slash."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clock:
+    """Time and chance, as the composition root gives them."""
+
+    now: Callable[[], float]
+    """Unix seconds that never go back."""
+    monotonic: Callable[[], float]
+    chance: Callable[[], float]
+    """A number from [0, 1)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriveHooks:
+    """What drives tell others."""
+
+    loaded: Callable[[str], None]
+    """A LoRA was loaded or warmed up: it is in a slot now."""
+    forgotten: Callable[[str], None]
+    ended: Callable[[Action, Outcome, float], None]
+    """An action ended, after so many seconds."""
+
+
+class Drives:
+    """Starts drives, and knows what is under way and what ended."""
+
+    def __init__(
+        self,
+        *,
+        executor: Executor,
+        world: World,
+        inventory: Callable[[], Inventory],
+        fetch_concurrency: int,
+        clock: Clock,
+        hooks: DriveHooks,
+        changed: Callable[[], None],
+        settled: Callable[[], None],
+    ) -> None:
+        """``changed``: a step began or ended; ``settled``: no drive is left."""
+        self._executor = executor
+        self._world = world
+        self._inventory = inventory
+        self._clock = clock
+        self._hooks = hooks
+        self._changed = changed
+        self._settled = settled
+        self._fetching = asyncio.Semaphore(fetch_concurrency)
+        self._checking = asyncio.Semaphore(CHECK_CONCURRENCY)
+        self._engine_calls = asyncio.Semaphore(ENGINE_CONCURRENCY)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._steps: list[Step] = []
+        self.underway: dict[str, Underway] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._tasks)
+
+    @property
+    def names(self) -> Iterable[str]:
+        """Targets that are being driven."""
+        return self._tasks.keys()
+
+    @property
+    def has_ended_steps(self) -> bool:
+        """Tell whether ``take_steps`` would return any."""
+        return bool(self._steps)
+
+    def take_steps(self) -> tuple[Step, ...]:
+        """Return the steps that ended since the last call."""
+        steps, self._steps = tuple(self._steps), []
+        return steps
+
+    def start(self, plan: Plan, group: asyncio.TaskGroup) -> None:
+        """Start a drive for each target of the plan that has none."""
+        evictions = [action for action in plan.actions if isinstance(action, Evict)]
+        names = [action.name for action in plan.actions if not isinstance(action, Evict)]
+        for name in dict.fromkeys(names):
+            if name not in self._tasks:
+                self._launch(name, self._drive(name), group)
+        if evictions and EVICTIONS not in self._tasks:
+            self._launch(EVICTIONS, self._evict(len(evictions)), group)
+
+    def cancel_superseded(self) -> None:
+        """Stop fetching what the documents no longer ask for."""
+        desired = self._world.desired
+        for name, underway in self.underway.items():
+            action = underway.action
+            if not isinstance(action, Fetch) or desired is None:
+                continue
+            entry = desired.entries.get(name)
+            if entry is None or asks(entry) != asks(action.entry):
+                self._tasks[name].cancel()
+
+    async def wait_idle(self, timeout: float) -> bool:
+        """Wait until no action is under way; tell whether it came to that in time."""
+        if not self._tasks:
+            return True
+        _, pending = await asyncio.wait(tuple(self._tasks.values()), timeout=timeout)
+        return not pending
+
+    def _launch(
+        self, key: str, drive: Coroutine[None, None, None], group: asyncio.TaskGroup
+    ) -> None:
+        async def guarded() -> None:
+            try:
+                await drive
+            except Exception:
+                # Nothing that one target does may end the agent (P13).
+                log.exception("a defect of the agent; target %s is tried again", key)
+            finally:
+                self._tasks.pop(key, None)
+                self.underway.pop(key, None)
+                self._changed()
+                if not self._tasks:
+                    self._settled()
+
+        self._tasks[key] = group.create_task(guarded())
+
+    async def _drive(self, name: str) -> None:
+        for _ in range(MAX_STEPS):
+            step = self._next_step(name)
+            if step is None:
+                return
+            room = self._room_for(step)
+            async with room:
+                # The world moved on while the place was waited for, so the step is planned again;
+                # and the place is kept from an unload to its load: the name is gone meanwhile.
+                for _ in range(MAX_STEPS):
+                    step = self._next_step(name)
+                    if step is None or self._room_for(step) is not room:
+                        break
+                    if not await self._take(step):
+                        return
+
+    async def _evict(self, number: int) -> None:
+        for _ in range(number):
+            # Planned anew each time: a document may ask for the next one's files by now.
+            view = self._world.view(self._inventory(), self._clock.now())
+            action = next(plan_evictions(view), None)
+            if action is None:
+                return
+            await self._take(action)
+
+    def _next_step(self, name: str) -> Action | None:
+        steps = plan_name(self._world.view(self._inventory(), self._clock.now()), name)
+        return next((step for step in steps if not isinstance(step, Wait)), None)
+
+    def _room_for(self, step: Action) -> asyncio.Semaphore:
+        if isinstance(step, Fetch):
+            return self._fetching
+        return self._checking if isinstance(step, Check) else self._engine_calls
+
+    async def _run(self, action: Action, progressed: Progressed) -> Outcome:
+        try:
+            return await self._executor.run(action, self._world.engine, progressed)
+        except Exception as error:
+            # A defect of ours ends neither the agent (P13) nor the pauses between attempts.
+            log.exception("a defect of the agent, in: %s", describe_action(action))
+            message = f"a defect of the agent ({type(error).__name__}); its log says more"
+            return Failed(reason=Reason.INTERNAL_ERROR, message=message, severity=Severity.PROTOCOL)
+
+    async def _take(self, action: Action) -> bool:
+        """Run one action and take over its outcome; False when a look must come first (P7)."""
+        key = EVICTIONS if isinstance(action, Evict) else action.name
+        basis, began = self._world.basis, self._clock.monotonic()
+
+        def progressed(done: int, total: int | None) -> None:
+            self.underway[key] = Underway(action=action, bytes=done, total_bytes=total)
+            self._changed()
+
+        progressed(0, None)
+        outcome = await self._run(action, progressed)
+        seconds = self._clock.monotonic() - began
+        now, jitter = self._clock.now(), self._clock.chance()
+        self._world.apply(action, outcome, basis=basis, now=now, jitter=jitter)
+        self._steps.append(Step(action=action, outcome=outcome, seconds=seconds))
+        self._hooks.ended(action, outcome, seconds)
+        if isinstance(outcome, Failed):
+            log.warning(
+                "could not %s: %s",
+                describe_action(action),
+                outcome.message,
+                extra={"target": action.name, "reason": str(outcome.reason)},
+            )
+            return not is_unknown(action, outcome)
+        if isinstance(action, Load) and action.target.kind is Kind.LORA:
+            self._hooks.loaded(action.name)
+        elif isinstance(action, Unload):
+            self._hooks.forgotten(action.name)
+        return True

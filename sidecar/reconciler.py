@@ -1,0 +1,267 @@
+"""The loop: wait for a wake -> observe -> plan -> start what is due -> publish.
+
+Events only wake it; decisions come from everything known (``World``). What is due is carried out
+by drives, beside the loop; when they end they wake it, and it looks again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
+
+from adapters.base import EngineAdapter, EngineError, EngineState, EngineUnavailable
+from sidecar.core.accept import Accepted, AcceptOptions, accept
+from sidecar.core.actions import Plan
+from sidecar.core.documents import Pod
+from sidecar.core.inventory import Inventory
+from sidecar.core.memory import Memory
+from sidecar.core.plan import plan
+from sidecar.core.readiness import Answering, answered
+from sidecar.core.report import Cycle
+from sidecar.core.snapshot import Snapshot
+from sidecar.core.status import Status
+from sidecar.drives import Clock, Drives
+from sidecar.publisher import Publisher, Scene
+from sidecar.world import World
+
+log = logging.getLogger("model_sidecar.reconciler")
+
+SETTLE_SECONDS = 0.05
+"""While others are under way, what changed is published no sooner than this, many at a time."""
+DOWN_LOOK_SECONDS = 0.5
+"""Between looks at an engine that does not answer."""
+BEAT_SECONDS = 60.0
+"""Beyond the resync interval: a cycle that takes longer than this counts as hung."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hooks:
+    """What the loop tells others, and what it needs of them."""
+
+    save: Callable[[Memory], Awaitable[None]]
+    """Keep the memory on disk; never raises."""
+    restarted: Callable[[], None]
+    """The engine is another incarnation."""
+    seen: Callable[[EngineState], None]
+    """A look at the engine succeeded."""
+    propagated: Callable[[float], None]
+    """From a document's event to convergence, seconds."""
+    beat: Callable[[float], None]
+    """The loop is heard of again within so many seconds."""
+    accepted: Callable[[], None]
+    """A new generation: sources are worth a look."""
+
+
+class Reconciler:
+    """Makes the engine hold what the documents ask for, cycle by cycle."""
+
+    def __init__(
+        self,
+        *,
+        adapter: EngineAdapter,
+        inventory: Callable[[], Inventory],
+        world: World,
+        publisher: Publisher,
+        pod: Pod,
+        options: AcceptOptions,
+        restored: Accepted | None,
+        source: str,
+        resync_seconds: float,
+        hooks: Hooks,
+        clock: Clock,
+        open_drives: Callable[[Callable[[], None], Callable[[], None]], Drives],
+    ) -> None:
+        """``open_drives`` makes the drives, given what to call when one changed or all ended."""
+        self._adapter = adapter
+        self._inventory = inventory
+        self._world = world
+        self._publisher = publisher
+        self._pod = pod
+        self._options = options
+        self._source = source
+        self._resync_seconds = resync_seconds
+        self._hooks = hooks
+        self._clock = clock
+        self._wake = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._drives = open_drives(self._touch, self._wake.set)
+        self._snapshot: Snapshot | None = None
+        self._accepted: Accepted | None = None
+        self._restored = restored
+        self._propagating: float | None = None
+        self._answering = Answering()
+        self._engine_message = ""
+        self._refused = False
+        self._plan = Plan()
+        self._saved: Memory | None = None
+        self._sentence = ""
+        if restored is not None and restored.desired is not None:
+            world.desired = restored.desired
+
+    def offer(self, snapshot: Snapshot) -> None:
+        """Take over one read of the documents; the next cycle decides on it."""
+        self._snapshot = snapshot
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Look at everything again now."""
+        self._wake.set()
+
+    def moved(self, names: Iterable[str]) -> None:
+        """The sources of these targets hold something else now."""
+        for name in names:
+            self._world.moved(name)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Reconcile until cancelled; running drives are cancelled with it."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                await self.reconcile_once(group)
+                await self._wait_due()
+
+    async def wait_idle(self, timeout: float) -> bool:
+        """Wait until no action is under way; tell whether it came to that in time."""
+        return await self._drives.wait_idle(timeout)
+
+    async def reconcile_once(self, group: asyncio.TaskGroup) -> Cycle:
+        """Do one cycle; return what it came to."""
+        self._hooks.beat(self._resync_seconds + BEAT_SECONDS)
+        self._wake.clear()
+        self._accept()
+        await self._look()
+        # What arrived during the look is decided on at once, not a cycle later.
+        self._accept()
+        now = self._clock.now()
+        self._plan = plan(self._world.view(self._inventory(), now))
+        self._drives.start(self._plan, group)
+        cycle = self._cycle(now)
+        self._say(cycle)
+        status = self._publish()
+        if status.converged and self._propagating is not None:
+            self._hooks.propagated(self._clock.monotonic() - self._propagating)
+            self._propagating = None
+        self._world.forget_strangers(self._drives.names)
+        await self._save()
+        return cycle
+
+    async def _wait_due(self) -> None:
+        now = self._clock.now()
+        pause = self._resync_seconds
+        if not self._answering.answers:
+            pause = min(pause, DOWN_LOOK_SECONDS)
+        elif self._answering.lost:
+            pause = min(pause, 1.0)
+        for wait in self._plan.waits:
+            if wait.until is not None:
+                pause = min(pause, max(wait.until - now, 0.01))
+        try:
+            async with asyncio.timeout(pause):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    def _accept(self) -> None:
+        snapshot, self._snapshot = self._snapshot, None
+        if snapshot is None:
+            return
+        previous = self._accepted or self._restored
+        self._accepted = accept(previous, snapshot, self._pod, self._options)
+        desired = self._accepted.desired
+        known = self._world.desired.generation if self._world.desired is not None else 0
+        if desired is None or (previous is not None and desired.generation == known):
+            return
+        if self._propagating is None:
+            self._propagating = snapshot.seen_at
+        self._world.accept(desired, now=self._clock.now())
+        self._drives.cancel_superseded()
+        self._hooks.accepted()
+
+    async def _look(self) -> None:
+        mark = self._world.begin_look()
+        try:
+            state = await self._adapter.observe()
+        except EngineError as error:
+            self._engine_message = str(error)
+            self._refused |= isinstance(error, EngineUnavailable)
+            self._world.lost_sight()
+            self._answering = answered(self._answering, ok=False, now=self._clock.now())
+            return
+        self._engine_message = ""
+        if self._world.saw(state, mark, refused=self._refused, now=self._clock.now()):
+            log.info("the engine was restarted; healing what it lost")
+            self._hooks.restarted()
+        self._refused = False
+        self._answering = answered(self._answering, ok=True, now=self._clock.now())
+        self._hooks.seen(state)
+
+    def _touch(self) -> None:
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(SETTLE_SECONDS, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if self._drives.has_ended_steps:
+            self._wake.set()
+        else:
+            self._publish()
+
+    def _cycle(self, now: float) -> Cycle:
+        desired = self._world.desired
+        return Cycle(
+            generation=self._world.memory.generation,
+            steps=self._drives.take_steps(),
+            waits=self._plan.waits,
+            running=tuple(one.action for one in self._drives.underway.values())
+            or self._plan.actions,
+            targets=len(desired.entries) if desired is not None else 0,
+            trouble=self._trouble(),
+            now=now,
+        )
+
+    def _trouble(self) -> str:
+        """Say why the engine or the documents are not followed now."""
+        engine, accepted = self._world.engine, self._accepted
+        parts = []
+        if self._engine_message:
+            parts.append(f"the engine cannot be seen ({self._engine_message})")
+        elif engine is not None and engine.asleep:
+            parts.append("the engine is asleep")
+        if accepted is not None and not accepted.valid and not accepted.absent:
+            first = next((f" ({one.where}: {one.what})" for one in accepted.problems), "")
+            parts.append(f"the document is not valid{first}")
+        elif self._world.desired is None:
+            parts.append("no document yet")
+        return "; ".join(parts)
+
+    def _say(self, cycle: Cycle) -> None:
+        sentence = str(cycle)
+        if sentence != self._sentence:
+            self._sentence = sentence
+            log.info(sentence, extra={"generation": cycle.generation})
+
+    def _publish(self) -> Status:
+        scene = Scene(
+            accepted=self._accepted,
+            source=self._source,
+            answering=self._answering,
+            engine_message=self._engine_message,
+            waits=self._plan.waits,
+            underway=self._drives.underway,
+            has_plan=bool(self._plan) or bool(self._drives),
+            sentence=self._sentence,
+        )
+        return self._publisher.publish(scene, self._inventory(), self._clock.now())
+
+    async def _save(self) -> None:
+        accepted = self._accepted
+        memory = self._world.memory
+        if accepted is not None and accepted.last_good != memory.documents:
+            memory = replace(memory, documents=accepted.last_good)
+            self._world.memory = memory
+        if memory != self._saved:
+            self._saved = memory
+            await self._hooks.save(memory)

@@ -1,0 +1,298 @@
+"""What is read off the engines' own pages."""
+
+import math
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adapters.base import BusyTime, CacheInfo, MetricMap, Series
+from sidecar.core.translate import LARGEST, MAX_ACTIVITY, SampleError, translate
+
+DATA = Path(__file__).parent.parent / "data"
+VLLM = MetricMap(
+    queued=(Series(name="vllm:num_requests_waiting"),),
+    running=(Series(name="vllm:num_requests_running"),),
+    kv_usage=(Series(name="vllm:kv_cache_usage_perc"), Series(name="vllm:gpu_cache_usage_perc")),
+    cache=(CacheInfo(info=Series(name="vllm:cache_config_info")),),
+    lora_activity=Series(name="vllm:lora_requests_info"),
+    started_at=Series(name="process_start_time_seconds"),
+)
+TRITON = MetricMap(
+    queued=(Series(name="nv_inference_pending_request_count"),),
+    running_time=BusyTime(
+        plus=(Series(name="nv_inference_request_duration_us"),),
+        minus=(Series(name="nv_inference_queue_duration_us"),),
+    ),
+    present=("nv_cpu_utilization",),
+)
+TENSORRT = MetricMap(
+    queued=(Series(name="nv_trt_llm_request_metrics", labels={"request_type": "waiting"}),),
+    running=(Series(name="nv_trt_llm_request_metrics", labels={"request_type": "scheduled"}),),
+    kv_usage=(
+        Series(
+            name="nv_trt_llm_kv_cache_block_metrics", labels={"kv_cache_block_type": "fraction"}
+        ),
+    ),
+    cache=(
+        CacheInfo(
+            block_size=Series(
+                name="nv_trt_llm_kv_cache_block_metrics",
+                labels={"kv_cache_block_type": "tokens_per"},
+            ),
+            num_blocks=Series(
+                name="nv_trt_llm_kv_cache_block_metrics", labels={"kv_cache_block_type": "max"}
+            ),
+        ),
+    ),
+)
+
+
+def recorded(name):
+    return (DATA / name).read_bytes()
+
+
+def busy(request_us, queue_us=0, model="m"):
+    return (
+        b"# TYPE nv_inference_pending_request_count gauge\n"
+        b'nv_inference_request_duration_us{model="%b",version="1"} %d\n'
+        b'nv_inference_queue_duration_us{model="%b",version="1"} %d\n'
+    ) % (model.encode(), request_us, model.encode(), queue_us)
+
+
+def lora(value, running, max_lora="2"):
+    text = 'vllm:lora_requests_info{max_lora="%s",running_lora_adapters="%s",'
+    return (text + 'waiting_lora_adapters="%s"} %s\n') % (max_lora, running, running, value)
+
+
+def vllm(text=""):
+    return (
+        "vllm:num_requests_waiting 1.0\nvllm:num_requests_running 2.0\n"
+        f"vllm:kv_cache_usage_perc 0.5\n{text}"
+    ).encode()
+
+
+def test_a_page_of_a_real_vllm_is_read():
+    sample = translate((recorded("vllm-0.32-metrics-lora.txt"),), VLLM, None, now=7.0)
+    assert (sample.queued, sample.running, sample.taken_at) == (2.0, 4.0, 7.0)
+    assert sample.kv_usage == pytest.approx(0.000488, abs=1e-6)
+    assert sample.block_size == 128
+    assert sample.num_blocks > 0
+    assert sample.started_at == 1.79522575032e09
+    assert sample.max_loras == 2
+    assert sample.lora_running == ("chat-lora", "sql-lora")
+    assert sample.lora_activity[-1] == ("chat-lora", "sql-lora")
+    assert sample.lora_activity[0] == ("sql-lora",)
+
+
+def test_an_idle_vllm_that_never_had_a_lora_request_says_nothing_of_loras():
+    sample = translate((recorded("vllm-0.32-metrics.txt"),), VLLM, None, now=0.0)
+    assert (sample.queued, sample.running, sample.kv_usage) == (0.0, 0.0, 0.0)
+    assert (sample.lora_running, sample.max_loras, sample.lora_activity) == ((), None, ())
+
+
+def test_a_page_of_a_real_triton_is_summed_over_its_models():
+    sample = translate((recorded("triton-2.51-metrics.txt"),), TRITON, None, now=0.0)
+    assert (sample.queued, sample.running, sample.kv_usage) == (7.0, 0.0, 0.0)
+    assert len(sample.busy) == 4
+
+
+def test_labels_select_series():
+    page = recorded("triton-trtllm-metrics.txt")
+    sample = translate((page,), TENSORRT, None, now=0.0)
+    assert (sample.queued, sample.running, sample.kv_usage) == (2.0, 5.0, 0.25)
+    assert (sample.block_size, sample.num_blocks) == (64, 1000)
+
+
+def test_ranks_are_added_up_and_the_fullest_cache_counts():
+    one = vllm('vllm:cache_config_info{block_size="16",num_gpu_blocks="100"} 1.0\n')
+    two = one.replace(b"perc 0.5", b"perc 0.75")
+    sample = translate((one, two), VLLM, None, now=0.0)
+    assert (sample.queued, sample.running, sample.kv_usage) == (2.0, 4.0, 0.75)
+    assert (sample.block_size, sample.num_blocks) == (16, 200)
+
+
+def test_series_of_engines_on_one_page_are_added_up():
+    page = (
+        b'vllm:num_requests_waiting{engine="0"} 1\nvllm:num_requests_running{engine="0"} 2\n'
+        b'vllm:num_requests_waiting{engine="1"} 10\nvllm:num_requests_running{engine="1"} 20\n'
+        b'vllm:num_requests_waiting_by_reason{engine="0"} 100\n'
+    )
+    sample = translate((page,), VLLM, None, now=0.0)
+    assert (sample.queued, sample.running) == (11.0, 22.0)
+
+
+def test_the_newest_name_of_a_figure_wins():
+    both = vllm("vllm:gpu_cache_usage_perc 0.9\n")
+    assert translate((both,), VLLM, None, now=0.0).kv_usage == 0.5
+    old = both.replace(b"kv_cache_usage_perc", b"other")
+    assert translate((old,), VLLM, None, now=0.0).kv_usage == 0.9
+
+
+@pytest.mark.parametrize(
+    "page", [b"", b"\n", b"<html>busy</html>", b"process_start_time_seconds 5\npython_info 1\n"]
+)
+def test_a_page_that_is_not_the_engines_is_no_zeros(page):
+    with pytest.raises(SampleError, match="rank 1 has none of the expected families"):
+        translate((vllm(), page), VLLM, None, now=0.0)
+
+
+def test_no_page_at_all_is_no_zeros():
+    with pytest.raises(SampleError):
+        translate((), VLLM, None, now=0.0)
+
+
+def test_an_engine_that_serves_nothing_has_zeros():
+    sample = translate((b"nv_cpu_utilization 0.2\n",), TRITON, None, now=0.0)
+    assert (sample.queued, sample.running) == (0.0, 0.0)
+
+
+def test_a_family_that_is_declared_but_empty_is_zero():
+    page = b"# TYPE nv_inference_pending_request_count gauge\n"
+    assert translate((page,), TRITON, None, now=0.0).queued == 0.0
+
+
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-3", "x", "", '{a="b" 1', "1 2 3"])
+def test_a_figure_that_is_no_number_counts_as_missing(value):
+    page = f"vllm:num_requests_waiting {value}\nvllm:num_requests_running 2\n".encode()
+    sample = translate((page,), VLLM, None, now=0.0)
+    assert (sample.queued, sample.running) == (0.0, 2.0)
+
+
+def test_a_usage_in_percent_is_no_more_than_full():
+    page = vllm().replace(b"perc 0.5", b"perc 42")
+    assert translate((page,), VLLM, None, now=0.0).kv_usage == 1.0
+
+
+@pytest.mark.parametrize(
+    "text", ['block_size="None"', 'num_gpu_blocks="None"', "", 'block_size="1.5"']
+)
+def test_cache_info_that_is_not_whole_numbers_is_zero(text):
+    page = vllm(f"vllm:cache_config_info{{{text}}} 1.0\n")
+    sample = translate((page,), VLLM, None, now=0.0)
+    assert (sample.block_size, sample.num_blocks) == (0, 0)
+
+
+def test_a_map_that_names_no_cache_place_reads_none():
+    empty = MetricMap(queued=VLLM.queued, cache=(CacheInfo(), *VLLM.cache))
+    page = vllm('vllm:cache_config_info{block_size="16",num_gpu_blocks="100"} 1.0\n')
+    sample = translate((page,), empty, None, now=0.0)
+    assert (sample.block_size, sample.num_blocks) == (16, 100)
+
+
+def test_a_lora_sample_without_slots_leaves_them_unknown():
+    page = vllm('vllm:lora_requests_info{running_lora_adapters="a"} 5\n')
+    sample = translate((page,), VLLM, None, now=0.0)
+    assert (sample.lora_running, sample.max_loras) == (("a",), None)
+
+
+def test_busy_time_becomes_the_mean_of_running_requests():
+    sample = translate((busy(0),), TRITON, None, now=0.0)
+    for second in range(1, 31):
+        page = busy(request_us=5_000_000 * second, queue_us=2_000_000 * second)
+        sample = translate((page,), TRITON, sample, now=float(second))
+    assert sample.running == pytest.approx(3.0, rel=1e-3)
+
+
+def test_a_long_request_that_ends_does_not_look_like_many():
+    before = translate((busy(0),), TRITON, None, now=0.0)
+    sample = translate((busy(2_000_000),), TRITON, before, now=0.1)
+    assert 0 < sample.running < 2
+
+
+def test_counters_that_start_again_count_from_zero():
+    before = translate((busy(9_000_000),), TRITON, None, now=0.0)
+    after = translate((busy(1_000_000),), TRITON, before, now=100.0)
+    assert after.running == pytest.approx(0.01)
+
+
+def test_busy_time_needs_two_moments():
+    before = translate((busy(0),), TRITON, None, now=5.0)
+    assert translate((busy(1_000_000),), TRITON, before, now=5.0).running == before.running == 0.0
+
+
+def test_activity_is_what_is_newer_than_the_last_sample_in_its_order():
+    first = translate((vllm(lora(20, "b") + lora(10, "a,c") + lora(30, "")),), VLLM, None, now=0.0)
+    assert first.lora_activity == (("a", "c"), ("b",))
+    assert first.lora_running == ()
+    page = vllm(lora(20, "b") + lora(50, "a,c") + lora(30, "") + lora(40, "d"))
+    second = translate((page,), VLLM, first, now=1.0)
+    assert second.lora_activity == (("d",), ("a", "c"))
+    assert translate((page,), VLLM, second, now=2.0).lora_activity == ()
+
+
+def test_an_engine_that_counts_anew_shows_all_its_activity():
+    first = translate((vllm(lora(100, "a")),), VLLM, None, now=0.0)
+    assert translate((vllm(lora(5, "b")),), VLLM, first, now=1.0).lora_activity == (("b",),)
+
+
+def test_activity_is_bounded_to_the_newest():
+    text = "".join(lora(number + 1, f"n{number}") for number in range(MAX_ACTIVITY + 10))
+    sample = translate((vllm(text),), VLLM, None, now=0.0)
+    assert len(sample.lora_activity) == MAX_ACTIVITY
+    assert sample.lora_activity[0] == ("n10",)
+
+
+def test_names_come_unescaped_and_the_fewest_slots_count():
+    one = vllm(lora(1, 'we\\"ird\\\\name, b'))
+    two = vllm(lora(2, "c", max_lora="1"))
+    sample = translate((one, two), VLLM, None, now=0.0)
+    assert sample.lora_running == ("b", "c", 'we"ird\\name')
+    assert sample.max_loras == 1
+
+
+def test_reading_a_page_costs_little():
+    # The order of magnitude only: a parse of the whole page takes several milliseconds.
+    page = recorded("vllm-0.32-metrics-lora.txt")
+    took = []
+    for _ in range(20):
+        started = time.perf_counter()
+        translate((page,), VLLM, None, now=0.0)
+        took.append(time.perf_counter() - started)
+    assert min(took) < 0.002
+
+
+numbers = st.sampled_from(["1", "0", "NaN", "-Inf", "+Inf", "-5", "1e308", "9" * 400, "", "0x1"])
+lines = st.tuples(
+    st.sampled_from(
+        [
+            "vllm:num_requests_waiting",
+            "vllm:num_requests_running",
+            "vllm:kv_cache_usage_perc",
+            "vllm:lora_requests_info",
+            "vllm:cache_config_info",
+            "process_start_time_seconds",
+            "nv_inference_request_duration_us",
+            "nv_inference_queue_duration_us",
+            "nv_inference_pending_request_count",
+        ]
+    ),
+    st.sampled_from(
+        [
+            "",
+            "{",
+            "{}",
+            '{max_lora="9",running_lora_adapters="a,"}',
+            '{block_size="%s"}' % ("9" * 50),
+        ]
+    ),
+    numbers,
+).map(lambda parts: f"{parts[0]}{parts[1]} {parts[2]}".encode())
+pages = st.lists(lines | st.binary(max_size=40), max_size=12).map(b"\n".join)
+
+
+@settings(max_examples=300)
+@given(st.lists(pages, min_size=2, max_size=2), st.sampled_from([VLLM, TRITON]), st.floats(0, 1e9))
+def test_no_page_breaks_the_reader_or_yields_a_figure_out_of_bounds(texts, metric_map, elapsed):
+    sample = None
+    for at, text in enumerate(texts):
+        try:
+            sample = translate((text, text), metric_map, sample, now=at * elapsed)
+        except SampleError:
+            continue
+        figures = (sample.queued, sample.running, float(sample.num_blocks), sample.lora_activity_at)
+        assert all(math.isfinite(figure) and figure >= 0 for figure in figures)
+        assert all(figure <= LARGEST for figure in figures[:3])
+        assert 0 <= sample.kv_usage <= 1
