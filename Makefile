@@ -48,11 +48,11 @@ format: venv ## Format the code, and fix what the linter can fix
 
 .PHONY: test
 test: venv ## The fast tests: no network, no engine, no cluster
-	$(PYTEST) tests/unit $(PYTEST_ARGS)
+	$(PYTEST) tests/unit tests/contract $(PYTEST_ARGS)
 
 .PHONY: coverage
 coverage: venv ## The fast tests again, with the coverage of the decisions and of the engine port
-	$(PY) -m coverage run -m pytest -q tests/unit $(PYTEST_ARGS)
+	$(PY) -m coverage run -m pytest -q tests/unit tests/contract $(PYTEST_ARGS)
 	$(PY) -m coverage report --show-missing --skip-covered --fail-under=100
 
 .PHONY: e2e

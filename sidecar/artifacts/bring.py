@@ -37,6 +37,11 @@ class Order:
     is_restore: bool
 
 
+def fetch_key(entry: Entry) -> str:
+    """Return what only one agent at a time fetches."""
+    return f"{entry.name}\n{entry.source}"
+
+
 class Bringer:
     """Fetches into one store. Methods raise ``ArtifactError`` only, and ``files.Stopped``."""
 
@@ -84,7 +89,7 @@ class Bringer:
     ) -> Held | None:
         """Fetch; None while another agent fetches the same. ``report`` gets the bytes so far."""
         entry = order.entry
-        with self._disk.fetching(f"{entry.name}\n{entry.source}") as is_ours:
+        with self._disk.fetching(fetch_key(entry)) as is_ours:
             if not is_ours:
                 return None
             found = self._same_source(order, self._disk.read_name(entry.name))

@@ -38,7 +38,7 @@ class Load:
     target: Target
     revision: Revision
     fallback: bool = False
-    """It is the revision that served before, because the desired one failed."""
+    """It is the revision that served before: the desired one failed, or is not here yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,10 +67,10 @@ def describe_action(action: Action) -> str:
         case Check(revision=revision):
             return f"check {revision.kind} {name} revision {revision.revision}"
         case Load(target=target, revision=revision, fallback=fallback):
-            why = " (the desired revision failed)" if fallback else ""
+            why = " (it served before)" if fallback else ""
             return f"load {target.kind} {name} revision {revision.revision}{why}"
-        case Warm():
-            return f"warm up {name} with one tiny request"
+        case Warm(target=target):
+            return f"warm up {target.kind} {name} with one tiny request"
         case Unload(target=target, replacing=replacing):
             why = "another revision takes its name" if replacing else "no document lists it"
             return f"unload {target.kind} {name} ({why})"
@@ -81,24 +81,23 @@ def describe_action(action: Action) -> str:
 def describe_steps(steps: Sequence[Step]) -> str:
     """Say what ended, briefly: one thing by name, many by count."""
     done: dict[type[Action], list[Step]] = {}
-    for step in steps:
-        if not isinstance(step.outcome, Failed) and not isinstance(step.action, Check):
+    succeeded = [step for step in steps if not isinstance(step.outcome, Failed)]
+    # What led to a load is told by the load.
+    loaded = {step.action.name for step in succeeded if isinstance(step.action, Load)}
+    for step in succeeded:
+        if not (isinstance(step.action, Fetch | Check) and step.action.name in loaded):
             done.setdefault(type(step.action), []).append(step)
-    # A fetch that led to a load is told by the load.
-    loaded = {step.action.name for step in done.get(Load, [])}
-    if Fetch in done:
-        done[Fetch] = [step for step in done[Fetch] if step.action.name not in loaded]
     parts = []
     for kind, group in done.items():
         verb = VERBS[kind][0]
         if len(group) == 1:
             parts.append(f"{verb} {_named(group[0].action)} in {_duration(group[0].seconds)}")
-        elif group:
+        else:
             parts.append(f"{verb} {_count(len(group), 'target')}")
     failures = [step for step in steps if isinstance(step.outcome, Failed)]
     if failures:
         parts.append(f"{_count(len(failures), 'step')} failed")
-    return ", ".join(parts) or f"{_count(len(steps), 'step')} done"
+    return ", ".join(parts)
 
 
 def describe_running(running: Sequence[Action]) -> str:

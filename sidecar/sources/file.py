@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sidecar.core.snapshot import Presence, Snapshot
+from sidecar.directory_watch import DirectoryWatch
 from sidecar.sources.base import ChangesOnly, Publish, absent, unreadable
 from sidecar.sources.directory import CURRENT, Files, read_directory, read_file
-from sidecar.sources.inotify import DirectoryWatch
 
 READ_TIMEOUT_SECONDS = 10.0
 

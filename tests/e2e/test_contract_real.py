@@ -84,23 +84,32 @@ async def unload_everything(adapter: EngineAdapter) -> None:
         await adapter.unload(Target(name=resident.name, kind=resident.kind))
 
 
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    repository = tmp_path_factory.mktemp("triton") / "repository"
+    repository.mkdir()
+    return repository
+
+
+@pytest.fixture(scope="module")
+def triton_server(repository: Path) -> Iterator[Triton]:
+    with Triton(repository.parent / "server", repository) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllm]:
+    work = tmp_path_factory.mktemp("vllm")
+    with Vllm(work, write_base_model(work / "base"), dev_mode=True) as server:
+        yield server
+
+
 @pytest.mark.triton
 class TestTriton(EngineContract):
-    @pytest.fixture(scope="class")
-    def repository(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        repository = tmp_path_factory.mktemp("triton") / "repository"
-        repository.mkdir()
-        return repository
-
-    @pytest.fixture(scope="class")
-    def server(self, repository: Path) -> Iterator[Triton]:
-        with Triton(repository.parent / "server", repository) as server:
-            yield server
-
     @pytest.fixture
-    async def rig(self, server: Triton, repository: Path, tmp_path: Path):
+    async def rig(self, triton_server: Triton, repository: Path, tmp_path: Path):
         # The store is beside the repository, as in the pod.
-        rig = TritonRig(repository.parent / tmp_path.name, repository, server)
+        rig = TritonRig(repository.parent / tmp_path.name, repository, triton_server)
         yield rig
         await unload_everything(rig.adapter)
         assert os.listdir(repository) == []
@@ -154,15 +163,9 @@ class TestTriton(EngineContract):
 
 @pytest.mark.vllm
 class TestVllm(EngineContract):
-    @pytest.fixture(scope="class")
-    def server(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllm]:
-        work = tmp_path_factory.mktemp("vllm")
-        with Vllm(work, write_base_model(work / "base"), dev_mode=True) as server:
-            yield server
-
     @pytest.fixture
-    async def rig(self, server: Vllm, tmp_path: Path):
-        rig = VllmRig(tmp_path, server)
+    async def rig(self, vllm_server: Vllm, tmp_path: Path):
+        rig = VllmRig(tmp_path, vllm_server)
         yield rig
         await unload_everything(rig.adapter)
         await rig.adapter.aclose()
