@@ -68,6 +68,7 @@ class TritonAdapter:
     def __init__(self, options: EngineOptions) -> None:
         self._options = options
         self._http = EngineHttp(ENGINE, options)
+        self._metrics_url = options.metrics_url or _metrics_url(options.url)
         self._client = TritonClient(options)
         self._repository = (
             LinkRepository(options.repository_dir, options.path_prefix)
@@ -104,7 +105,9 @@ class TritonAdapter:
     async def load(self, target: Target, path: str) -> None:
         """Link the revision, and load it over what serves under this name, if anything does.
 
-        When Triton refuses, the previous link is back; after a timeout the new one stays.
+        When Triton refuses and an old one serves on, the link leads to that again. Otherwise the
+        new one stays: after a timeout nobody knows, and a refused load is told by the index, with
+        its reason, only while the name is in the repository.
         """
         repository = self._checked(target)
         config = _config(target)
@@ -116,9 +119,10 @@ class TritonAdapter:
             await self._load(target.name, config)
         except (EngineTimeout, EngineUnavailable):
             raise
-        except EngineError:
-            with _disk_errors():
-                await asyncio.to_thread(repository.restore, target.name, previous)
+        except EngineError as error:
+            if isinstance(error, EngineUnsupported) or await self._may_serve(target.name):
+                with _disk_errors():
+                    await asyncio.to_thread(repository.restore, target.name, previous)
             raise
 
     async def unload(self, target: Target) -> None:
@@ -139,9 +143,10 @@ class TritonAdapter:
 
     async def scrape(self) -> tuple[bytes, ...]:
         """Return the page of this server."""
-        url = self._options.metrics_url or _metrics_url(self._options.url)
         answer = await self._http.get(
-            url, timeout=self._options.observe_timeout_seconds, max_bytes=MAX_PAGE_BYTES
+            self._metrics_url,
+            timeout=self._options.observe_timeout_seconds,
+            max_bytes=MAX_PAGE_BYTES,
         )
         check_status(ENGINE, "GET /metrics", answer)
         return (answer.body,)
@@ -158,6 +163,14 @@ class TritonAdapter:
     async def _load(self, name: str, config: str | None) -> None:
         async with self._client.asking(f"the loading of {name!r}", self._load_seconds):
             await self._client.load(name, config)
+
+    async def _may_serve(self, name: str) -> bool:
+        try:
+            async with self._client.asking("a look at it", self._options.observe_timeout_seconds):
+                state, _ = (await self._index()).get(name, (Residency.FAILED, ""))
+        except EngineError:
+            return True
+        return state is not Residency.FAILED
 
     async def _wait_gone(self, name: str) -> None:
         pause = FIRST_PAUSE_SECONDS

@@ -24,6 +24,7 @@ from sidecar.core.actions import Action, Fetch
 from sidecar.core.deadlines import Deadlines
 from sidecar.core.desired import Entry
 from sidecar.core.documents import Pod
+from sidecar.core.gaps import ReplacementGaps
 from sidecar.core.inventory import Revision
 from sidecar.core.memory import Memory
 from sidecar.core.outcome import Done, Failed, Outcome
@@ -43,7 +44,7 @@ from sidecar.opening import (
     open_tls,
     stop_on_signals,
 )
-from sidecar.patrol import Patrol
+from sidecar.patrol import LossPatrol, Patrol
 from sidecar.publisher import Identity, Publisher
 from sidecar.reconciler import Hooks, Reconciler
 from sidecar.scraper import Scraper
@@ -109,6 +110,7 @@ class Agent:
         self.board = Board(first_status(settings, source.describe()))
         self._deadlines = Deadlines(time.monotonic)
         self._telemetry = Telemetry(lambda: self.board.status)
+        self._gaps = ReplacementGaps()
         self._tracker = LoraTracker(
             max_loras=settings.max_loras, max_cpu_loras=settings.max_cpu_loras
         )
@@ -157,6 +159,9 @@ class Agent:
             now=self._clock.now,
             interval_seconds=settings.resync_seconds,
         )
+        self._losses = LossPatrol(
+            self._store, residents=self._resident_paths, lost=self._reconciler.wake
+        )
         self._scraper = Scraper(
             self._adapter,
             self.board,
@@ -180,6 +185,7 @@ class Agent:
             deciding = group.create_task(_supervised("reconciler", self._reconciler.run))
             others = [
                 group.create_task(_supervised("patrol", self._patrol.run)),
+                group.create_task(_supervised("losses", self._losses.run)),
                 group.create_task(_supervised("scraper", self._scraper.run)),
             ]
             serving = group.create_task(server.serve(sockets))
@@ -215,6 +221,13 @@ class Agent:
         self._telemetry.action_done(type(action).__name__.lower(), word, seconds)
         if isinstance(action, Fetch) and isinstance(outcome, Done) and outcome.revision:
             self._telemetry.fetched(outcome.revision.bytes)
+        now = time.monotonic()
+        gap = self._gaps.ended(action, outcome, began=now - seconds, now=now)
+        if gap is not None:
+            self._telemetry.replaced(gap)
+
+    def _resident_paths(self) -> list[str]:
+        return [path for one in self._world.residents.values() for path in one.paths]
 
     def _seen(self, state: EngineState) -> None:
         self._tracker.limits(
@@ -222,8 +235,14 @@ class Agent:
         )
         self._tracker.residents(one.name for one in state.residents if one.kind is Kind.LORA)
 
+    def _on_accepted(self) -> None:
+        assert self._world.desired is not None
+        self._gaps.keep(self._world.desired.entries)
+        self._patrol.look_at_all()
+
     def _restarted(self) -> None:
         self._tracker.restarted()
+        self._gaps.restarted()
         self._telemetry.engine_restarted()
 
     def _restore(self, memory: Memory) -> Accepted | None:
@@ -284,7 +303,7 @@ class Agent:
                 seen=self._seen,
                 propagated=self._telemetry.propagated,
                 beat=lambda seconds: self._deadlines.beat("reconciler", seconds),
-                accepted=lambda: self._patrol.look_at_all(),
+                accepted=self._on_accepted,
             ),
             clock=self._clock,
             open_drives=open_drives,

@@ -42,7 +42,7 @@ class Keeper:
 
     async def save(self, memory: Memory, progress: Mapping[str, Progress]) -> None:
         """Write the memory down, and hold the revisions that it and ``progress`` name."""
-        needed = {held.path for held in memory.held.values()}
+        needed = {held.path for held in memory.held.values()} | set(memory.retired)
         needed |= {one.revision.path for one in progress.values() if one.revision is not None}
         try:
             await self._file.save(to_json(memory))

@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import Protocol
 
+from sidecar.artifacts.losses import LossWatch
 from sidecar.core.desired import Desired, Entry
 from sidecar.core.inventory import Inventory, Revision
 from sidecar.core.progress import Progress, asks
+from sidecar.directory_watch import wait_event
 from sidecar.errors import ArtifactError
 
 log = logging.getLogger("model_sidecar.patrol")
@@ -25,8 +27,13 @@ SHARE = 100
 QUIET_SECONDS = 1.0
 """A source that changed by itself is fetched once it has been left alone for this long: whoever
 copies files into it is not done with the first one."""
-BEAT_SECONDS = 300.0
-"""Beyond the interval: a round that takes longer counts as hung."""
+FOLLOW_SECONDS = 1.0
+"""A target that became resident is watched no later than this."""
+PACE_SECONDS = 0.2
+ROUND_SECONDS = 120.0
+"""The longest that a round may take: a source on a network that hangs is given up."""
+BEAT_SECONDS = 2 * ROUND_SECONDS
+"""Beyond the interval: a patrol that is silent for longer counts as hung."""
 
 
 class Sight(Protocol):
@@ -97,7 +104,10 @@ class Patrol:
             self._due.clear()
             everything, self._everything = self._everything, False
             try:
-                await self.round_once(everything=everything)
+                async with asyncio.timeout(ROUND_SECONDS):
+                    await self.round_once(everything=everything)
+            except TimeoutError:
+                log.warning("sources could not be looked at within %g s", ROUND_SECONDS)
             except ArtifactError as error:
                 log.warning("could not go round: %s", error)
 
@@ -168,3 +178,53 @@ class Patrol:
             and progress.asked == asks(entry)
             and known.revision == progress.revision.revision
         )
+
+
+class LossPatrol:
+    """Has the files of residents put back as soon as they vanish: the engine may read them again.
+
+    The rounds of ``Patrol`` are the net where the kernel's events do not reach.
+    """
+
+    def __init__(
+        self,
+        shelves: Shelves,
+        *,
+        residents: Callable[[], Iterable[str]],
+        lost: Callable[[], None],
+    ) -> None:
+        """``residents`` gives the paths to guard; ``lost`` is called when one needs mending."""
+        self._shelves = shelves
+        self._residents = residents
+        self._lost = lost
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        try:
+            watch = LossWatch()
+        except OSError as error:
+            log.warning("files are not watched (%s), only looked at in turn", error.strerror)
+            return await wait_for_ever()
+        try:
+            while True:
+                await watch.set_paths(self._residents())
+                lost = await watch.wait_lost(FOLLOW_SECONDS)
+                if lost:
+                    await self._mend(lost)
+                    # Whoever rewrites a large file is told of once a moment, not at each write.
+                    await wait_event(asyncio.Event(), PACE_SECONDS)
+        finally:
+            watch.close()
+
+    async def _mend(self, paths: frozenset[str]) -> None:
+        revisions = [one for one in self._shelves.inventory().all() if one.path in paths]
+        broken = await self._shelves.verify(revisions)
+        if broken:
+            names = ", ".join(sorted({one.name for one in broken}))
+            log.warning("files vanished from the store: %s; they are put back", names)
+            self._lost()
+
+
+async def wait_for_ever() -> None:
+    """Wait until cancelled."""
+    await asyncio.Event().wait()

@@ -22,6 +22,7 @@ from sidecar.core.status import EngineCondition, State, Status
 PREFIX = "model_sidecar"
 _ACTION_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 1800)
 _PROPAGATION_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 1800)
+_GAP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
 _LAG_BUCKETS = (0.001, 0.005, 0.02, 0.1, 0.5, 2)
 
 
@@ -48,6 +49,11 @@ class Telemetry:
             "From a document seen to its targets serving.",
             _PROPAGATION_BUCKETS,
         )
+        self._gaps = self._histogram(
+            "replacement_gap_seconds",
+            "From a name's unload to the end of the load that replaces it: requests for it fail.",
+            _GAP_BUCKETS,
+        )
         self._restarts = self._counter("engine_restarts", "Engine restarts noticed.")
         self._samples = self._counter("engine_samples", "Engine scrapes by outcome.", "outcome")
         self._fetched = self._counter("fetched_bytes", "Bytes fetched from sources.")
@@ -63,6 +69,10 @@ class Telemetry:
     def propagated(self, seconds: float) -> None:
         """Everything a document asks for serves, ``seconds`` after it was seen."""
         self._propagation.observe(seconds)
+
+    def replaced(self, gap_seconds: float) -> None:
+        """A revision took the place of another, and its name was unknown for so long."""
+        self._gaps.observe(gap_seconds)
 
     def engine_restarted(self) -> None:
         """The engine is another incarnation."""

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STEP_TIMEOUT_SECONDS = 600.0
 START_TIMEOUT_SECONDS = 60.0
 # Imported late, by engine and by source: a file that is missing would be missed only in a cluster.
-LATE_IMPORTS = "import kubernetes.aio.client, tritonclient.http.aio, uvicorn"
+LATE_IMPORTS = "import asyncinotify, kubernetes.aio.client, tritonclient.http.aio, uvicorn"
 OUR_PYTHON: str = getattr(sys, "_base_executable", sys.executable)
 
 

@@ -13,7 +13,14 @@ from adapters.fake.asgi import App
 
 
 class _Server(uvicorn.Server):
-    """A server that leaves the signals of the process alone."""
+    """A server that leaves the signals of the process alone, and ends at once when told."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.leaving = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        await self.leaving.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -54,7 +61,7 @@ class FakeServer:
     def cut(self) -> None:
         """Begin to stop: no further answer is complete. For callers that cannot wait."""
         if self._server is not None:
-            self._server.should_exit = True
+            self._server.leaving.set()
 
     async def stop(self) -> None:
         """Close the port and every connection; requests in flight are cut off."""

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from threading import Event as Stop
 
@@ -19,6 +20,8 @@ from sidecar.directory_watch import SETTLED, WENT, EventReader, wait_event
 LOSSES = SETTLED | Mask.MODIFY | Mask.DELETE_SELF | Mask.MOVE_SELF
 MAX_DIRECTORIES = 256
 """Watched of one path at most; what is in others is seen by the periodic look alone."""
+SHARE = 50
+"""Paths watched at one turn of the loop."""
 LIST_TIMEOUT_SECONDS = 10.0
 
 _log = logging.getLogger(__name__)
@@ -63,15 +66,17 @@ class LossWatch:
         for some in (self._told, self._skipped, self._lost):
             some &= wanted
         fresh = sorted(wanted - self._watches.keys() - self._skipped)
-        if not fresh:
-            return
+        skipped: dict[str, str] = {}
         try:
             async with asyncio.timeout(LIST_TIMEOUT_SECONDS):
-                listed = await self._workers.run(lambda stop: _list_directories(fresh, stop))
+                while fresh:
+                    list_share = partial(_list_directories, fresh[:SHARE])
+                    skipped |= self._watch_all(await self._workers.run(list_share))
+                    del fresh[:SHARE]
         except TimeoutError:
-            self._report(f"not listed within {LIST_TIMEOUT_SECONDS:g} s", fresh)
-            return
-        self._watch_all(listed)
+            skipped |= dict.fromkeys(fresh, f"not listed within {LIST_TIMEOUT_SECONDS:g} s")
+        if skipped or not self._skipped:
+            self._report(skipped)
 
     async def wait_lost(self, timeout: float) -> frozenset[str]:
         """Return the paths concerned since the last call; wait up to ``timeout`` seconds for one.
@@ -85,9 +90,9 @@ class LossWatch:
         self._ready.clear()
         return lost
 
-    def _watch_all(self, listed: Mapping[str, list[str]]) -> None:
-        skipped = []
-        why = ""
+    def _watch_all(self, listed: Mapping[str, list[str]]) -> dict[str, str]:
+        """Watch them, and return why those that are skipped cannot be."""
+        skipped = {}
         for path, directories in listed.items():
             try:
                 self._watch(path, directories)
@@ -99,10 +104,9 @@ class LossWatch:
                     self._tell({path})
             except OSError as error:
                 self._forget(path)
-                skipped.append(path)
-                why = error.strerror or str(error)
-        self._skipped.update(skipped)
-        self._report(why, skipped)
+                skipped[path] = error.strerror or str(error)
+        self._skipped |= skipped.keys()
+        return skipped
 
     def _watch(self, path: str, directories: Iterable[str]) -> None:
         watches = self._watches.setdefault(path, set())
@@ -121,10 +125,11 @@ class LossWatch:
                 with suppress(OSError):
                     self._events.inotify.rm_watch(watch)
 
-    def _report(self, why: str, skipped: list[str]) -> None:
+    def _report(self, skipped: Mapping[str, str]) -> None:
+        path, why = next(iter(skipped.items()), ("", ""))
         if why and why != self._why:
             message = "cannot watch %d directories of residents, the first is %s (%s)"
-            _log.warning(message, len(skipped), skipped[0], why)
+            _log.warning(message, len(skipped), path, why)
         self._why = why
 
     def _take_events(self, events: Iterable[Event]) -> None:

@@ -116,20 +116,6 @@ class Store:
 
         return await self._workers.run(look)
 
-    async def has_moved(self, entry: Entry, revision: Revision, *, quiet_since: float) -> bool:
-        """Tell whether the source holds something else than when ``revision`` was fetched.
-
-        A source that changed after ``quiet_since`` (unix seconds) counts as unmoved: whoever
-        copies files into it is not done yet.
-        """
-        held = self._find(revision)
-        if held is None:
-            return False
-        seen = await self.look(entry)
-        return (
-            seen.signature != held.manifest.source_signature and seen.newest_change <= quiet_since
-        )
-
     async def fetch(
         self, entry: Entry, *, restore: Revision | None, progress: Progress
     ) -> Revision:
@@ -180,6 +166,7 @@ class Store:
                 released, self._released = self._released, asyncio.Event()
                 released.set()
             if held is not None:
+                self.problem = ""
                 return held
             with suppress(TimeoutError):
                 async with asyncio.timeout(POLL_SECONDS):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.base import Kind
-from sidecar.artifacts.fetch import local_path, open_source
+from sidecar.artifacts.fetch import local_path
 from sidecar.artifacts.files import CHUNK_BYTES, source_errors
 from sidecar.artifacts.layout import Held, directory_name
-from sidecar.artifacts.listing import Listing, kind_of, refuse_pickles
+from sidecar.artifacts.listing import Fetcher, Listing, kind_of, refuse_pickles
 from sidecar.artifacts.local import LocalSource
 from sidecar.artifacts.manifest import FileRecord, content_digest, revision_of
 from sidecar.artifacts.triton_layout import find_versions, read_config
@@ -40,11 +40,14 @@ class Foresight:
     """Looks at sources and at what the store had when it was read. Methods block."""
 
     def __init__(
-        self, root: Path, held: Mapping[str, tuple[Held, ...]], allowed: tuple[str, ...]
+        self,
+        root: Path,
+        held: Mapping[str, tuple[Held, ...]],
+        open_source: Callable[[Entry], Fetcher | Revision],
     ) -> None:
         self._root = root
         self._held = held
-        self._allowed = allowed
+        self._open_source = open_source
 
     def find(self, entry: Entry, likely: Kind | None) -> Sight | None:
         """Return what a fetch would find; None where not even the kind can be told.
@@ -58,7 +61,7 @@ class Foresight:
         for one in held:
             if entry.digest is not None and one.manifest.digest == entry.digest:
                 return _on_disk(one)
-        found = open_source(entry, self._allowed)
+        found = self._open_source(entry)
         if isinstance(found, Revision):
             return Sight(revision=found, directory=None, is_new=False)
         if isinstance(found, LocalSource):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from adapters.base import EngineAdapter, EngineError, EngineState, Limits
 from sidecar.artifacts.disk import Disk
+from sidecar.artifacts.fetch import open_source as open_artifact
 from sidecar.artifacts.layout import Held
 from sidecar.artifacts.memory import MemoryFile
 from sidecar.artifacts.preflight import Preflight
@@ -76,7 +77,9 @@ async def foresee(settings: Settings, *, looks: bool, now: float) -> tuple[Scene
         )
         forecast = await Forecaster(
             world=world,
-            foresight=Foresight(root, remembered.held, settings.allow_source),
+            foresight=Foresight(
+                root, remembered.held, lambda entry: open_artifact(entry, settings.allow_source)
+            ),
             preflight=preflight,
             kinds=adapter.capabilities.kinds,
             inventory=inventory,

@@ -79,9 +79,7 @@ def age(seconds: float) -> str:
     """Return a duration as its greatest unit: ``3m``."""
     for length, unit in _AGES:
         if seconds >= length:
-            return (
-                f"{seconds / length:.0f}{unit}" if unit == "s" else f"{seconds // length:.0f}{unit}"
-            )
+            return f"{seconds // length:.0f}{unit}"
     return "0s"
 
 

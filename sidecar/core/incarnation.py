@@ -9,7 +9,7 @@ from adapters.base import EngineState, Residency
 from sidecar.core.desired import Desired
 from sidecar.core.memory import Held, Latch, Memory, Owned
 
-SAME_START_SECONDS = 0.5
+SAME_START_SECONDS = 0.05
 """Start times closer than this are one start, read twice."""
 
 

@@ -24,7 +24,11 @@ def plan_drop(view: View, name: str) -> Iterator[Action | Wait]:
     resident = view.residents[name]
     if name in desired.entries or name in desired.undecided or name in engine.base_names:
         return
-    if resident.state in (Residency.FAILED, Residency.UNLOADING, Residency.LOADING):
+    if resident.state in (Residency.UNLOADING, Residency.LOADING):
+        return
+    failed = resident.state is Residency.FAILED
+    if failed and name not in view.memory.owned:
+        # The failure of a load that was not ours is the engine's to tell, whatever is pruned.
         return
     if (desired.incomplete and name not in desired.absent) or not _may_drop(view, resident):
         return
@@ -41,7 +45,7 @@ def plan_drop(view: View, name: str) -> Iterator[Action | Wait]:
         and not attempt.is_due(view.basis, view.now)
     ):
         yield waits_for(name, attempt)
-    elif _would_serve_nothing(view):
+    elif not failed and _would_serve_nothing(view):
         yield Wait(
             name=name,
             reason=Reason.DROPPED,
@@ -114,7 +118,11 @@ def plan_evictions(view: View) -> Iterator[Evict]:
     surplus = view.inventory.bytes - limit if limit is not None else None
     if surplus is not None:
         surplus = max(surplus, _room_asked_for(view))
-    for one in sorted(candidates, key=lambda revision: revision.used_at):
+
+    def last_used(revision: Revision) -> float:
+        return max(revision.used_at, memory.retired.get(revision.path, 0.0))
+
+    for one in sorted(candidates, key=last_used):
         if surplus is not None:
             # With a size limit the disk is a cache: files stay until their room is needed.
             if surplus <= 0:

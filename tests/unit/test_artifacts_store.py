@@ -237,28 +237,14 @@ async def test_many_entries_at_once_are_all_fetched(tmp_path):
         assert len({one.signature for one in looks.values()}) == 30
 
 
-# Moved sources.
-
-
-async def test_a_source_has_moved_once_it_changed_and_was_left_alone(tmp_path):
-    source = write_tiny_lora(tmp_path / "source")
-    entry = entry_for(source)
-    async with open_store(tmp_path / "store") as store:
-        revision = await _wait_until_settled(store, entry)
-        later = (await store.look(entry)).newest_change + 1e6
-        assert not await store.has_moved(entry, revision, quiet_since=later)
-        write_tiny_lora(source, seed=9)
-        assert await store.has_moved(entry, revision, quiet_since=later)
-        assert not await store.has_moved(entry, revision, quiet_since=0.0)
-
-
-async def test_what_cannot_be_seen_never_moves(tmp_path):
+async def test_a_passthrough_never_moves_and_is_not_in_the_store(tmp_path):
     async with open_store(tmp_path / "store") as store:
         entry = entry_for("org/repo", passthrough=True)
         revision = await fetch(store, entry)
+        assert (revision.verified, revision.path) == (False, "org/repo")
         assert (await store.look(entry)) == (await store.look(entry))
-        assert not await store.has_moved(entry, revision, quiet_since=1e12)
         assert store.inventory().revisions == {}
+        assert await store.fetch_known([entry]) == {}
 
 
 # Room.
@@ -418,6 +404,7 @@ async def test_a_store_that_becomes_writable_works_from_then_on(tmp_path):
             await fetch(store, entry_for(source))
         (tmp_path / "store").unlink()
         assert Path((await fetch(store, entry_for(source))).path).is_dir()
+        assert store.problem == ""
 
 
 # Eviction.

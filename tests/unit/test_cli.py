@@ -151,7 +151,7 @@ def test_reader_that_leaves_a_pipe_is_no_traceback(tmp_path):
         assert writer.wait(30) == 1
 
 
-def test_agent_ends_with_0_when_it_is_asked_to_stop(tmp_path):
+def test_agent_is_asked_for_its_status_and_ends_with_0_when_asked_to_stop(tmp_path, capsys):
     port = free_port()
     command = [sys.executable, "-m", "sidecar", "run", "--listen", f"127.0.0.1:{port}"]
     command += ["--config-dir", str(tmp_path), "--store-dir", str(tmp_path / "store")]
@@ -160,6 +160,8 @@ def test_agent_ends_with_0_when_it_is_asked_to_stop(tmp_path):
     with agent:
         try:
             wait_until_served(f"http://127.0.0.1:{port}/status", agent)
+            assert main(["status", "--url", f"http://127.0.0.1:{port}"]) == 0
+            assert f"document dir {tmp_path}: none accepted" in capsys.readouterr().out
             agent.send_signal(signal.SIGTERM)
             _, logged = agent.communicate(timeout=30)
         finally:

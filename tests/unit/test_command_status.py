@@ -157,7 +157,7 @@ def test_columns_are_aligned():
 
 @pytest.mark.parametrize(
     ("seconds", "shown"),
-    [(0, "0s"), (0.4, "0s"), (59, "59s"), (60, "1m"), (7200, "2h"), (2e5, "2d")],
+    [(0, "0s"), (0.4, "0s"), (59.9, "59s"), (60, "1m"), (7200, "2h"), (2e5, "2d")],
 )
 def test_ages(seconds, shown):
     assert age(seconds) == shown

@@ -175,7 +175,7 @@ def test_manifest_without_a_document_is_a_problem(tmp_path, capsys):
 
 
 def test_broken_part_of_a_manifest_hides_no_other(tmp_path, capsys):
-    file = write(tmp_path, "all.yaml", MANIFEST + "---\nkind: [\n")
+    file = write(tmp_path, "all.yaml", MANIFEST + "---\nkind: ]\n")
     code, lines = validate(capsys, file)
     assert code == 1
     assert any("models[0].digest (line 14)" in line for line in lines)

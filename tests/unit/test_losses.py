@@ -155,6 +155,25 @@ async def test_a_directory_that_may_not_be_watched_is_no_loss(tmp_path, monkeypa
         assert await watch.wait_lost(SOON) == set()
 
 
+async def test_a_disk_that_hangs_is_given_up_and_asked_again(tmp_path, monkeypatch, caplog):
+    one = resident(tmp_path / "one")
+    list_directories = losses._list_directories
+
+    def hang(paths, stop):
+        stop.wait(LONG)
+        return list_directories(paths, stop)
+
+    monkeypatch.setattr(losses, "LIST_TIMEOUT_SECONDS", SOON)
+    monkeypatch.setattr(losses, "_list_directories", hang)
+    async with watching(one) as watch:
+        assert "not listed within 0.05 s" in caplog.text
+        monkeypatch.setattr(losses, "LIST_TIMEOUT_SECONDS", LONG)
+        monkeypatch.setattr(losses, "_list_directories", list_directories)
+        await watch.set_paths([str(one)])
+        (one / "config").unlink()
+        assert await watch.wait_lost(LONG) == {str(one)}
+
+
 async def test_unchanged_paths_are_not_looked_at_again(tmp_path, monkeypatch):
     one = resident(tmp_path / "one")
     async with watching(one) as watch:

@@ -64,7 +64,7 @@ def test_every_promised_series_is_there():
     telemetry.action_done("load", "done", 1.5)
     telemetry.sampled("done")
     promised = """ready converged document_info document_valid document_problems targets
-        target_state actions_total action_duration_seconds propagation_seconds engine_up
+        target_state actions_total action_duration_seconds propagation_seconds replacement_gap_seconds engine_up
         engine_restarts_total engine_sample_age_seconds engine_samples_total store_bytes
         fetched_bytes_total event_loop_lag_seconds build_info"""
     names = families(telemetry, sample_age_seconds=0.5).keys()
@@ -101,6 +101,7 @@ def test_what_happened_is_counted():
     telemetry.action_done("load", "done", 2.0)
     telemetry.action_done("load", "rejected", 0.1)
     telemetry.propagated(3.0)
+    telemetry.replaced(0.03)
     telemetry.engine_restarted()
     telemetry.sampled("timeout")
     telemetry.fetched(1000)
@@ -114,6 +115,7 @@ def test_what_happened_is_counted():
     text = telemetry.render_own().decode()
     assert f'{PREFIX}_action_duration_seconds_sum{{action="load"}} 2.1\n' in text
     assert f"{PREFIX}_propagation_seconds_sum 3.0\n" in text
+    assert f"{PREFIX}_replacement_gap_seconds_sum 0.03\n" in text
     assert f"{PREFIX}_event_loop_lag_seconds_count 1.0\n" in text
 
 
