@@ -187,7 +187,7 @@ class MetricMap:
     queued: tuple[Series, ...] = ()
     running: tuple[Series, ...] = ()
     running_time: BusyTime | None = None
-    """Used where ``running`` is empty."""
+    """Used where none of ``running`` is on the page."""
     kv_usage: tuple[Series, ...] = ()
     """Fractions, 0 to 1."""
     cache: tuple[CacheInfo, ...] = ()

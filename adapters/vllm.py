@@ -20,6 +20,7 @@ from adapters.base import (
     EngineProtocolError,
     EngineRejected,
     EngineState,
+    EngineTimeout,
     EngineUnsupported,
     Kind,
     Limits,
@@ -52,8 +53,11 @@ from adapters.vllm_answers import (
 
 LOAD_PATH = "/v1/load_lora_adapter"
 UNLOAD_PATH = "/v1/unload_lora_adapter"
+LIMITS_PATH = "/server_info?config_format=json"
 ALREADY_LOADED = "already been loaded"
 LOOKS = 2
+LIMITS_SECONDS = 1.0
+"""A development server collects facts about its machine, for seconds, before it first answers."""
 
 VLLM_METRICS = MetricMap(
     queued=(Series(name="vllm:num_requests_waiting"),),
@@ -78,7 +82,8 @@ class _Incarnation:
     started_at: float | None
     sleeps: bool
     """It has ``/is_sleeping`` (a development server)."""
-    limits: Limits
+    limits: Limits | None
+    """None: it did not say in time, and is asked again."""
 
 
 class VllmAdapter:
@@ -100,6 +105,7 @@ class VllmAdapter:
         self._metrics_url = options.metrics_url or "/metrics"
         # Its page of metrics costs vLLM 10 ms, so its start time is read once a connection.
         self._known: WeakKeyDictionary[object, _Incarnation] = WeakKeyDictionary()
+        self._last: _Incarnation | None = None
 
     @classmethod
     def open(cls, options: EngineOptions) -> VllmAdapter:
@@ -186,8 +192,8 @@ class VllmAdapter:
     async def _look(self) -> tuple[Answer, _Incarnation]:
         """Ask for models and incarnation such that both are of one process.
 
-        One connection ends in one process: a start time that was read between two answers of one
-        connection, or over it, is that of the process which answered.
+        One connection ends in one process: a start time that was read between two answers over
+        one connection is that of the process which answered.
         """
         answer = await self._models()
         incarnation = self._known.get(answer.connection)
@@ -197,7 +203,10 @@ class VllmAdapter:
             page = await self._page()
             found = await self._incarnation(page.body)
             again = await self._models()
-            if again.connection is answer.connection:
+            if found.limits is None:
+                # The deadline closed the connection, so that another round tells no more.
+                incarnation = found
+            elif again.connection is answer.connection:
                 self._known[answer.connection] = incarnation = found
             answer = again
         return answer, incarnation or found
@@ -205,15 +214,20 @@ class VllmAdapter:
     async def _incarnation(self, page: bytes) -> _Incarnation:
         match = _STARTED_AT.search(page)
         started_at = float(match[1]) if match else None
-        for known in tuple(self._known.values()):
-            if started_at is not None and known.started_at == started_at:
-                return known
+        last = self._last
+        if last is not None and started_at is not None and last.started_at == started_at:
+            return last
         sleeps = (await self._get("/is_sleeping")).status != 404
-        return _Incarnation(started_at, sleeps, await self._limits(page))
+        found = _Incarnation(started_at, sleeps, await self._limits(page))
+        self._last = found if found.limits is not None else None
+        return found
 
-    async def _limits(self, page: bytes) -> Limits:
+    async def _limits(self, page: bytes) -> Limits | None:
         """Read the limits where a development server tells them, else what the page tells."""
-        answer = await self._get("/server_info?config_format=json")
+        try:
+            answer = await self._http.get(LIMITS_PATH, timeout=LIMITS_SECONDS)
+        except EngineTimeout:
+            return None
         if answer.status == 200:
             return parse_limits(answer.json())
         # The page has this label only once a LoRA had a request.
@@ -259,7 +273,7 @@ class VllmAdapter:
             ),
             started_at=incarnation.started_at,
             asleep=asleep,
-            limits=incarnation.limits,
+            limits=incarnation.limits or Limits(),
         )
 
     def _paths(self, card: Mapping[str, object]) -> frozenset[str]:

@@ -43,13 +43,13 @@ class Syncer:
     """It, at work on one mounted ConfigMap."""
 
     def __init__(self, work: Path, place: Place, config: Path) -> None:
-        command = [
-            *(place.python, "sidecar.py", f"--config={config / KEY}"),
-            f"--metrics-port={free_port()}",
-        ]
+        flags = (f"--config={config / KEY}", f"--metrics-port={free_port()}")
         # It looks for its schema in the directory that it is started from.
         self._process = Process(
-            "lora-syncer", command, log=work / "lora-syncer.log", cwd=place.directory
+            "lora-syncer",
+            [place.python, "sidecar.py", *flags],
+            log=work / "lora-syncer.log",
+            cwd=place.directory,
         )
 
     def __enter__(self) -> Self:

@@ -13,13 +13,13 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from adapters.base import EngineAdapter, EngineState, Kind, Limits
+from adapters.base import EngineAdapter, EngineState, Kind
 from sidecar import __version__, logs
 from sidecar.artifacts.memory import MemoryFile
 from sidecar.artifacts.preflight import Preflight
 from sidecar.artifacts.store import Store
 from sidecar.board import Board
-from sidecar.core.accept import Accepted, AcceptOptions, restore
+from sidecar.core.accept import Accepted, restore
 from sidecar.core.actions import Action, Fetch
 from sidecar.core.deadlines import Deadlines
 from sidecar.core.desired import Entry
@@ -37,11 +37,12 @@ from sidecar.executor import Executor
 from sidecar.flags import UsageError
 from sidecar.keeper import Keeper
 from sidecar.opening import (
+    accept_options,
     first_status,
+    limits,
     open_adapter,
     open_clock,
     open_source,
-    open_tls,
     stop_on_signals,
 )
 from sidecar.patrol import LossPatrol, Patrol
@@ -101,12 +102,7 @@ class Agent:
         self.source = source
         self._clock = open_clock()
         self._pod = Pod(name=settings.pod_name, uid=settings.pod_uid)
-        self._options = AcceptOptions(
-            config_key=settings.config_key
-            or (Path(settings.config_file).name if settings.config_file else None),
-            default_warmup=settings.warmup,
-            unload_grace_seconds=settings.unload_grace_seconds,
-        )
+        self._options = accept_options(settings)
         self.board = Board(first_status(settings, source.describe()))
         self._deadlines = Deadlines(time.monotonic)
         self._telemetry = Telemetry(lambda: self.board.status)
@@ -123,11 +119,6 @@ class Agent:
         )
         self._memory_file = MemoryFile(self._root, uid)
         self._preflight = Preflight()
-        self._limits = Limits(
-            max_loras=settings.max_loras,
-            max_cpu_loras=settings.max_cpu_loras,
-            max_lora_rank=settings.max_lora_rank,
-        )
         self._keeper = Keeper(self._store, self._memory_file, self._clock.now)
 
     async def open(self) -> None:
@@ -208,13 +199,9 @@ class Agent:
         self._preflight.close()
 
     async def _check(self, revision: Revision, entry: Entry, engine: EngineState) -> Revision:
-        said = engine.limits
-        limits = Limits(
-            max_loras=self._limits.max_loras or said.max_loras,
-            max_cpu_loras=self._limits.max_cpu_loras or said.max_cpu_loras,
-            max_lora_rank=self._limits.max_lora_rank or said.max_lora_rank,
+        return await self._preflight.check(
+            revision, entry, engine, limits(self._settings, engine.limits)
         )
-        return await self._preflight.check(revision, entry, engine, limits)
 
     def _ended(self, action: Action, outcome: Outcome, seconds: float) -> None:
         word = str(outcome.reason) if isinstance(outcome, Failed) else "done"
@@ -233,7 +220,10 @@ class Agent:
         self._tracker.limits(
             max_loras=state.limits.max_loras, max_cpu_loras=state.limits.max_cpu_loras
         )
-        self._tracker.residents(one.name for one in state.residents if one.kind is Kind.LORA)
+        # An answer that is newer than this look counts: without it, what was loaded meanwhile
+        # would be taken for gone.
+        residents = self._world.residents.values()
+        self._tracker.residents(one.name for one in residents if one.kind is Kind.LORA)
 
     def _on_accepted(self) -> None:
         assert self._world.desired is not None
@@ -308,6 +298,13 @@ class Agent:
             clock=self._clock,
             open_drives=open_drives,
         )
+
+
+def open_tls(settings: Settings) -> Tls | None:
+    """Load the certificate, if there is one. Raises ``OSError``."""
+    if settings.tls_cert_file is None or settings.tls_key_file is None:
+        return None
+    return Tls(settings.tls_cert_file, settings.tls_key_file)
 
 
 async def _supervised(name: str, work: Callable[[], Awaitable[None]]) -> None:

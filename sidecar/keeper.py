@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from sidecar.artifacts.memory import MemoryFile
 from sidecar.artifacts.store import Store
-from sidecar.core.memory import Memory, from_json, to_json
+from sidecar.core.memory import Memory, anew, from_json, to_json
 from sidecar.core.progress import Progress
 from sidecar.errors import ArtifactError
 
@@ -36,9 +36,7 @@ class Keeper:
                 trouble = str(error)
         if trouble:
             log.warning("the agent's memory is lost and begun anew: %s", trouble)
-        # Nobody knows what the engine may read again of what lies there.
-        paths = (one.path for one in self._store.inventory().all())
-        return Memory(retired=dict.fromkeys(paths, self._now()))
+        return anew((one.path for one in self._store.inventory().all()), self._now())
 
     async def save(self, memory: Memory, progress: Mapping[str, Progress]) -> None:
         """Write the memory down, and hold the revisions that it and ``progress`` name."""

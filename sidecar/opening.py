@@ -1,4 +1,4 @@
-"""Opens what the flags name: the engine's adapter, the source, certificates, clock and signals."""
+"""Opens what the flags name, and says in plain values what they mean to other rooms."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from adapters import open_engine
-from adapters.base import EngineAdapter, EngineOptions
+from adapters.base import EngineAdapter, EngineOptions, Limits
 from sidecar import __version__
+from sidecar.core.accept import AcceptOptions
 from sidecar.core.status import DocumentStatus, EngineStatus, Status, StoreStatus
 from sidecar.drives import Clock
 from sidecar.flags import UsageError
-from sidecar.server import Tls
 from sidecar.settings import Settings
 from sidecar.sources.base import Source
 
@@ -71,11 +72,24 @@ def open_source(settings: Settings) -> Source:
         raise UsageError(f"--configmap, --namespace: {error}") from error
 
 
-def open_tls(settings: Settings) -> Tls | None:
-    """Load the certificate, if there is one. Raises ``OSError``."""
-    if settings.tls_cert_file is None or settings.tls_key_file is None:
-        return None
-    return Tls(settings.tls_cert_file, settings.tls_key_file)
+def accept_options(settings: Settings) -> AcceptOptions:
+    """Return what the flags say of documents; a single file is a document whatever its name."""
+    single = Path(settings.config_file).name if settings.config_file else None
+    return AcceptOptions(
+        config_key=settings.config_key or single,
+        default_warmup=settings.warmup,
+        unload_grace_seconds=settings.unload_grace_seconds,
+    )
+
+
+def limits(settings: Settings, said: Limits) -> Limits:
+    """Return the engine's limits: what the flags say wins over what the engine said."""
+    return replace(
+        said,
+        max_loras=settings.max_loras or said.max_loras,
+        max_cpu_loras=settings.max_cpu_loras or said.max_cpu_loras,
+        max_lora_rank=settings.max_lora_rank or said.max_lora_rank,
+    )
 
 
 def first_status(settings: Settings, source: str) -> Status:

@@ -97,6 +97,7 @@ class Reconciler:
         self._plan = Plan()
         self._saved: Memory | None = None
         self._sentence = ""
+        self._said = ""
         if restored is not None and restored.desired is not None:
             world.desired = restored.desired
 
@@ -167,6 +168,8 @@ class Reconciler:
         snapshot, self._snapshot = self._snapshot, None
         if snapshot is None:
             return
+        # A source may learn only by reading where exactly it reads (a ConfigMap's namespace).
+        self._source = snapshot.source
         previous = self._accepted or self._restored
         self._accepted = accept(previous, snapshot, self._pod, self._options)
         desired = self._accepted.desired
@@ -214,7 +217,7 @@ class Reconciler:
         return Cycle(
             generation=self._world.memory.generation,
             steps=self._drives.take_steps(),
-            waits=self._plan.waits,
+            waits=tuple(one for one in self._plan.waits if one.name not in self._drives.underway),
             running=tuple(one.action for one in self._drives.underway.values())
             or self._plan.actions,
             targets=len(desired.entries) if desired is not None else 0,
@@ -238,10 +241,12 @@ class Reconciler:
         return "; ".join(parts)
 
     def _say(self, cycle: Cycle) -> None:
-        sentence = str(cycle)
-        if sentence != self._sentence:
-            self._sentence = sentence
-            log.info(sentence, extra={"generation": cycle.generation})
+        self._sentence = str(cycle)
+        # With the time left until a retry, every second would have a sentence of its own.
+        said = str(replace(cycle, now=0.0))
+        if said != self._said:
+            self._said = said
+            log.info(self._sentence, extra={"generation": cycle.generation})
 
     def _publish(self) -> Status:
         scene = Scene(

@@ -127,7 +127,7 @@ class World:
     def moved(self, name: str) -> None:
         """The source of ``name`` was seen to change: it is worth a fetch at once."""
         if (progress := self.progress.get(name)) is not None:
-            self.progress[name] = replace(progress, moved=True, fetch_attempt=None)
+            self.progress[name] = replace(progress, moved=progress.moved + 1, fetch_attempt=None)
 
     def apply(
         self, action: Action, outcome: Outcome, *, basis: Basis, now: float, jitter: float

@@ -45,6 +45,8 @@ class Store:
         self._max_bytes = max_bytes
         self._workers = Workers("store", THREADS)
         self._held: dict[str, tuple[Held, ...]] = {}
+        self._revisions: dict[str, tuple[Revision, ...]] = {}
+        """Those of ``_held``: with a thousand targets, one change must not cost a thousand steps."""
         self._inventory: Inventory | None = None
         self._edits = 0
         self._holding: dict[str, str] = {}
@@ -72,7 +74,7 @@ class Store:
     def inventory(self) -> Inventory:
         """Return what is on disk, from memory."""
         if self._inventory is None:
-            revisions = {n: tuple(one.revision for one in held) for n, held in self._held.items()}
+            revisions = dict(self._revisions)
             self._inventory = Inventory(revisions=revisions, max_bytes=self._max_bytes)
         return self._inventory
 
@@ -83,6 +85,7 @@ class Store:
             found = await self._workers.run(lambda _: self._disk.read_all())
             if edits == self._edits:
                 self._held, self._inventory = found, None
+                self._revisions = {name: _revisions(held) for name, held in found.items()}
                 return
 
     async def verify(self, revisions: Iterable[Revision]) -> tuple[Revision, ...]:
@@ -221,7 +224,13 @@ class Store:
     def _change(self, name: str, held: tuple[Held, ...]) -> None:
         if held:
             self._held[name] = held
+            self._revisions[name] = _revisions(held)
         else:
             self._held.pop(name, None)
+            self._revisions.pop(name, None)
         self._edits += 1
         self._inventory = None
+
+
+def _revisions(held: Iterable[Held]) -> tuple[Revision, ...]:
+    return tuple(one.revision for one in held)

@@ -21,15 +21,15 @@ from sidecar.commands.forecast import Forecast, Forecaster
 from sidecar.commands.foresight import Foresight
 from sidecar.commands.output import write_json, write_line
 from sidecar.commands.plan_words import Scene, as_json, as_lines, exit_code
-from sidecar.core.accept import Accepted, AcceptOptions, accept, restore
+from sidecar.core.accept import Accepted, accept, restore
 from sidecar.core.documents import Pod
 from sidecar.core.inventory import Inventory
-from sidecar.core.memory import Memory, from_json
+from sidecar.core.memory import Memory, anew, from_json
 from sidecar.core.snapshot import Snapshot
 from sidecar.core.view import Policy, Prune
 from sidecar.errors import ArtifactError
 from sidecar.flags import environment_name
-from sidecar.opening import open_adapter, open_source
+from sidecar.opening import accept_options, limits, open_adapter, open_source
 from sidecar.settings import Settings, check_for_run, from_flags
 from sidecar.world import World
 
@@ -83,7 +83,7 @@ async def foresee(settings: Settings, *, looks: bool, now: float) -> tuple[Scene
             preflight=preflight,
             kinds=adapter.capabilities.kinds,
             inventory=inventory,
-            limits=_limits(settings, engine),
+            limits=limits(settings, engine.limits if engine is not None else Limits()),
             now=now,
             evicts=looks,
             engine=engine if looks else None,
@@ -120,9 +120,7 @@ async def _remember(root: Path, pod: str, now: float) -> Remembered:
         recalled = await file.load()
     finally:
         file.close()
-    # An agent that remembers nothing cannot know what the engine may read again.
-    paths = (one.revision.path for several in held.values() for one in several)
-    memory = Memory(retired=dict.fromkeys(paths, now))
+    memory = anew((one.revision.path for several in held.values() for one in several), now)
     if recalled.problem:
         troubles.append(recalled.problem)
     elif recalled.mapping is not None:
@@ -142,12 +140,7 @@ async def _look(adapter: EngineAdapter) -> tuple[EngineState | None, str]:
 
 def _accept(settings: Settings, memory: Memory, snapshot: Snapshot) -> Accepted:
     pod = Pod(name=settings.pod_name, uid=settings.pod_uid)
-    options = AcceptOptions(
-        config_key=settings.config_key
-        or (Path(settings.config_file).name if settings.config_file else None),
-        default_warmup=settings.warmup,
-        unload_grace_seconds=settings.unload_grace_seconds,
-    )
+    options = accept_options(settings)
     before = None
     if memory.documents:
         before = restore(memory.documents, pod, options, generation=memory.generation)
@@ -174,8 +167,3 @@ def _world(
     if engine is not None:
         world.saw(engine, world.begin_look(), refused=False, now=now)
     return world
-
-
-def _limits(settings: Settings, engine: EngineState | None) -> Limits:
-    known = engine.limits if engine is not None else Limits()
-    return replace(known, max_lora_rank=settings.max_lora_rank or known.max_lora_rank)

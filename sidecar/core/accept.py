@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-
-from pydantic import TypeAdapter, ValidationError
+from functools import cache
+from typing import TYPE_CHECKING
 
 from sidecar.core.desired import Desired, DropOut, Entry, Format, Problem
 from sidecar.core.documents import (
@@ -23,6 +23,9 @@ from sidecar.core.documents import (
 from sidecar.core.documents.merge import Before, Habits, Merged, claim_names, formats, merge
 from sidecar.core.snapshot import Presence, Snapshot
 from sidecar.errors import DocumentError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 __all__ = ["KEPT_KEY", "AcceptOptions", "Accepted", "Pod", "accept", "restore"]
 
@@ -77,7 +80,12 @@ class _Kept:
     vanished: frozenset[str]
 
 
-_KEPT = TypeAdapter(_Kept)
+@cache
+def _kept_adapter() -> TypeAdapter[_Kept]:
+    # It costs 10 MB and 0.2 s, and most agents never hold on to anything.
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(_Kept)
 
 
 @dataclass(slots=True)
@@ -295,12 +303,14 @@ def _write_kept(merged: Merged, vanished: Iterable[str]) -> dict[str, str]:
     )
     if not kept.entries and not kept.vanished:
         return {}
-    return {KEPT_KEY: _KEPT.dump_json(kept).decode()}
+    return {KEPT_KEY: _kept_adapter().dump_json(kept).decode()}
 
 
 def _read_kept(text: str | None) -> _Kept:
     nothing = _Kept(entries={}, origins={}, vanished=frozenset())
+    if text is None:
+        return nothing
     try:
-        return _KEPT.validate_json(text) if text is not None else nothing
-    except ValidationError:
+        return _kept_adapter().validate_json(text)
+    except ValueError:  # pydantic's ValidationError is one
         return nothing

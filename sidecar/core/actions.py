@@ -19,6 +19,8 @@ class Fetch:
     entry: Entry
     restore: Revision | None = None
     """A revision whose files vanished under the engine: put back first of all."""
+    moves: int = 0
+    """Changes of the source that it answers; one that comes later needs another fetch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ Everything else is rebuilt from the engine, the store and the document. Times ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +69,14 @@ class Memory:
     latch: Latch = Latch()
     failing: frozenset[str] = frozenset()
     """Names that were failing when last published: they do not gate the next incarnation."""
+
+
+def anew(paths: Iterable[str], now: float) -> Memory:
+    """Return the memory of an agent that remembers nothing.
+
+    Nobody knows what the engine may read again of the revisions that lie at ``paths``.
+    """
+    return Memory(retired=dict.fromkeys(paths, now))
 
 
 def to_json(memory: Memory) -> dict[str, Any]:

@@ -106,14 +106,16 @@ def after(
 def _fetched(progress: Progress, action: Fetch, revision: Revision | None) -> Progress:
     assert revision is not None
     same = progress.revision is not None and progress.revision.revision == revision.revision
+    # What was put back says nothing of what the source holds by now, nor does a look that began
+    # before its last change.
+    answered = action.restore is None and action.moves == progress.moved
     kept = progress.revision if same and progress.revision is not None else revision
     return replace(
         progress,
         about=asks(action.entry),
         asked=asks(action.entry),
         revision=replace(revision, parts=kept.parts),
-        # What was put back says nothing of what the source holds by now.
-        moved=progress.moved and action.restore is not None,
+        moved=0 if answered else progress.moved,
         fetch_attempt=None,
         # A failed load of these very bytes stays failed; other bytes are worth a try at once.
         attempt=progress.attempt if same else None,

@@ -84,7 +84,7 @@ def _plan_fetch(view: View, entry: Entry, progress: Progress) -> Fetch | Wait:
     if attempt is not None and not attempt.is_due(view.basis, view.now):
         return waits_for(entry.name, attempt)
     restore = progress.revision if has_lost_files(view, entry) else None
-    return Fetch(name=entry.name, entry=entry, restore=restore)
+    return Fetch(name=entry.name, entry=entry, restore=restore, moves=progress.moved)
 
 
 def _is_held(view: View, entry: Entry) -> bool:

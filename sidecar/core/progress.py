@@ -62,8 +62,8 @@ class Progress:
     """Source and pin that ``revision`` answers."""
     revision: Revision | None = None
     """What the source was found to hold."""
-    moved: bool = False
-    """The source was seen to change since: look again."""
+    moved: int = 0
+    """How often the source was seen to change since: look again."""
     checked: tuple[str, int] | None = None
     """Revision and engine incarnation for which the checks passed."""
     warmed: tuple[str, int] | None = None

@@ -133,7 +133,8 @@ def _running(
     pages: tuple[bytes, ...], metric_map: MetricMap, previous: Sample | None, now: float
 ) -> tuple[float, Mapping[BusyKey, float]]:
     time = metric_map.running_time
-    if metric_map.running or time is None:
+    # A family of gauges wins, where the page has one; the counters serve for the rest.
+    if time is None or any(_first(page, metric_map.running) for page in pages):
         return _bounded(sum(_total(page, metric_map.running) for page in pages)), {}
     plus = _cumulative(pages, time.plus)
     minus = _cumulative(pages, time.minus)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.busy_clients import BusyClients
+from lab.clients import BusyClients
 from tests.support.triton_pod import TritonPod
 
 pytestmark = pytest.mark.triton

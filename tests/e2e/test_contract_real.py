@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.base import EngineAdapter, EngineOptions, EngineUnsupported, Kind, Target
+from adapters.base import EngineAdapter, EngineOptions, EngineUnsupported, Kind, Limits, Target
 from adapters.triton import TritonAdapter
 from adapters.vllm import VllmAdapter
 from lab import triton, vllm
@@ -21,6 +21,9 @@ from lab.vllm import Vllm
 from lab.web import get
 from tests.support.engine_contract import EngineContract, replace, resident_names
 
+# These machines are shared with other engines that start.
+PATIENCE_SECONDS = 60.0
+
 
 class TritonRig:
     kind = Kind.MODEL
@@ -29,7 +32,10 @@ class TritonRig:
         self.work = work
         self.server = server
         options = EngineOptions(
-            url=server.url, metrics_url=server.metrics_url, repository_dir=str(repository)
+            url=server.url,
+            metrics_url=server.metrics_url,
+            repository_dir=str(repository),
+            observe_timeout_seconds=PATIENCE_SECONDS,
         )
         self.adapter: EngineAdapter = TritonAdapter.open(options)
         self._numbers = count()
@@ -58,7 +64,9 @@ class VllmRig:
     def __init__(self, work: Path, server: Vllm) -> None:
         self.work = work
         self.server = server
-        self.adapter: EngineAdapter = VllmAdapter.open(EngineOptions(url=server.url))
+        self.adapter: EngineAdapter = VllmAdapter.open(
+            EngineOptions(url=server.url, observe_timeout_seconds=PATIENCE_SECONDS)
+        )
         self._numbers = count()
 
     def write(self, seed: int) -> str:
@@ -171,7 +179,10 @@ class TestVllm(EngineContract):
         await rig.adapter.aclose()
 
     async def test_the_limits_of_a_development_server_are_read(self, rig: VllmRig):
-        limits = (await rig.adapter.observe()).limits
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            # Its first answer takes seconds; until then the limits are unknown.
+            while (limits := (await rig.adapter.observe()).limits) == Limits():
+                pass
         assert (limits.max_loras, limits.max_cpu_loras, limits.max_lora_rank) == (2, 8, 16)
 
     async def test_a_rank_above_the_limit_is_rejected_with_the_engine_s_words(self, rig: VllmRig):

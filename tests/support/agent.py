@@ -12,12 +12,12 @@ from typing import Any
 
 from adapters.base import EngineAdapter, EngineOptions
 from adapters.fake import FakeAdapter, FakeEngine
-from sidecar.agent import Agent
+from lab.configmap import MountedConfigMap
+from sidecar.agent import Agent, open_tls
 from sidecar.core.status import Status
-from sidecar.opening import open_source, open_tls
+from sidecar.opening import open_source
 from sidecar.server import bound_port, open_sockets
 from sidecar.settings import Settings
-from tests.support.configmap_dir import MountedConfigMap
 
 DEADLINE_SECONDS = 10.0
 

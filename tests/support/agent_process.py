@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from lab.configmap import MountedConfigMap
 from lab.process import POLL_SECONDS, Process, free_port
 from lab.web import Answer, get, is_ok
-from tests.support.configmap_dir import MountedConfigMap
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -38,8 +38,12 @@ class AgentProcess:
         flags: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         pod_name: str = "pod-0",
+        documents: Sequence[str] = (),
     ) -> None:
-        """``flags`` are appended as they are: a later flag wins over an earlier one."""
+        """``flags`` are appended as they are: a later flag wins over an earlier one.
+
+        ``documents`` are flags that say where the documents are, instead of ``config``.
+        """
         work.mkdir(parents=True, exist_ok=True)
         self.work = work
         self.config = MountedConfigMap(work / "config")
@@ -49,7 +53,8 @@ class AgentProcess:
         self.log = work / "agent.log"
         command = [sys.executable, "-m", "sidecar", "run", f"--engine={engine}"]
         command += [f"--engine-url={url}" for url in engine_urls]
-        command += [f"--config-dir={self.config.path}", f"--store-dir={self.store}"]
+        command += documents or [f"--config-dir={self.config.path}"]
+        command += [f"--store-dir={self.store}"]
         command += [f"--listen=127.0.0.1:{self.port}", *flags]
         self._process = Process(
             "agent",

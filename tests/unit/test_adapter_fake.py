@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import sys
-import time
 from pathlib import Path
 
 import httpx
@@ -24,18 +23,16 @@ from tests.support.artifacts import write_fake_lora, write_fake_model
 
 async def test_a_tree_that_is_not_newer_is_not_read_again(tmp_path: Path):
     engine = FakeEngine()
-    first = write_fake_model(tmp_path / "1", seed=1)
+    first, second = (write_fake_model(tmp_path / str(seed), seed=seed) for seed in (1, 2))
+    later = os.stat(first).st_ctime_ns + 10**9
+    os.utime(second, ns=(later, later))
     await engine.load_model("m", first)
-    before = await engine.serve("m")
-    second = Path(write_fake_model(tmp_path / "2", seed=2))
-    old = os.stat(first).st_mtime_ns - 10**9
-    newest = engine.held["m"].newest
-    engine.held["m"] = engine.held["m"].__class__(
-        "m", Kind.MODEL, first, before, max(newest, time.time_ns() + 10**12)
-    )
-    os.utime(second, ns=(old, old))
-    await engine.load_model("m", str(second))
-    assert await engine.serve("m") == before
+    old = await engine.serve("m")
+    await engine.load_model("m", second)
+    new = await engine.serve("m")
+    assert new != old
+    await engine.load_model("m", first)
+    assert await engine.serve("m") == new
 
 
 async def test_a_model_whose_directory_is_gone_is_served_and_not_listed(tmp_path: Path):

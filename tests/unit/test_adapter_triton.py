@@ -149,10 +149,17 @@ async def test_a_rejected_revision_gives_its_place_back(rig: Rig):
     assert rig.link() == "../store/revision-1"
 
 
-async def test_a_rejected_first_revision_leaves_no_link(rig: Rig):
+async def test_a_rejection_stays_in_the_index_until_it_is_unloaded(rig: Rig):
+    """Triton's index tells of directories only, and controllers read failures there."""
     rig.engine.faults.reject["fraud"] = "broken"
-    with pytest.raises(EngineRejected):
-        await rig.adapter.load(MODEL, rig.write(1))
+    for seed in (1, 2):
+        with pytest.raises(EngineRejected):
+            await rig.adapter.load(MODEL, rig.write(seed))
+        assert rig.link() == f"../store/revision-{seed}"
+        (resident,) = (await rig.adapter.observe()).residents
+        assert resident.state is Residency.FAILED
+        assert "broken" in resident.reason
+    await rig.adapter.unload(MODEL)
     assert os.listdir(rig.repository) == []
     assert (await rig.adapter.observe()).residents == ()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +39,7 @@ class Script:
     def __init__(self) -> None:
         self.replies: dict[str, Callable[[], Reply]] = {}
         self.asked: list[tuple[str, dict[str, object]]] = []
+        self.silent: set[str] = set()
         self.on("/v1/models", reply_json({"data": [BASE_CARD]}))
         self.on("/metrics", reply_text("process_start_time_seconds 1000.5\n"))
 
@@ -46,6 +48,8 @@ class Script:
 
     async def handle(self, request: Request) -> Reply:
         self.asked.append((request.path, request.json()))
+        if request.path in self.silent:
+            await asyncio.Event().wait()
         missing = reply_json({"detail": "Not Found"}, 404)
         return self.replies.get(request.path, lambda: missing)()
 
@@ -252,6 +256,7 @@ async def test_a_server_that_closes_every_connection_is_still_seen(script: Scrip
         adapter = VllmAdapter.open(EngineOptions(url=server.url))
         for _ in range(2):
             assert (await adapter.observe()).started_at == 1000.5
+        assert script.count("/is_sleeping") == 1
         await adapter.aclose()
 
 
@@ -269,6 +274,20 @@ async def test_limits_that_are_no_numbers_are_unknown(
 ):
     script.on("/server_info", reply_json({"vllm_config": {"lora_config": lora_config}}))
     assert (await adapter.observe()).limits == Limits()
+
+
+async def test_limits_that_come_late_do_not_hide_the_engine(
+    adapter: VllmAdapter, script: Script, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("adapters.vllm.LIMITS_SECONDS", 0.05)
+    script.silent.add("/server_info")
+    state = await adapter.observe()
+    assert (state.base_model, state.limits) == ("base", Limits())
+    script.silent.clear()
+    script.on("/server_info", reply_json({"vllm_config": {"lora_config": {"max_loras": 2}}}))
+    for _ in range(2):
+        assert (await adapter.observe()).limits == Limits(max_loras=2)
+    assert script.count("/server_info") == 2
 
 
 async def test_an_asleep_engine_is_seen_asleep(adapter: VllmAdapter, script: Script):

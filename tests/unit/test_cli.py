@@ -36,7 +36,7 @@ def clean_environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith("MODEL_SIDECAR_")}
 
 
-def usage_error(capsys, *argv: str) -> str:
+def usage_error(capsys, *argv):
     with pytest.raises(SystemExit) as caught:
         main(argv)
     assert caught.value.code == 64

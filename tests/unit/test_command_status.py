@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -34,12 +35,17 @@ NOW = 1_000_000.0
 
 
 def target(name, state=State.RESIDENT, **fields):
-    known = {"kind": Kind.LORA, "source": "/x", "desired": True, "readiness": "initial"}
+    known: dict[str, Any] = {
+        "kind": Kind.LORA,
+        "source": "/x",
+        "desired": True,
+        "readiness": "initial",
+    }
     return TargetStatus(name=name, state=state, **(known | fields))
 
 
 def recorded(*targets, **fields):
-    known = {
+    known: dict[str, Any] = {
         "version": "1.0",
         "pod": "chat-0",
         "ready": True,

@@ -2,6 +2,7 @@
 
 import argparse
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -26,7 +27,7 @@ from sidecar.flags import (
 from sidecar.settings import Settings, from_flags
 
 ALL = flags(Settings)
-USABLE = {
+USABLE: dict[Any, tuple[str, object]] = {
     parse_seconds: ("7", 7.0),
     parse_positive_seconds: ("7.5", 7.5),
     parse_count: ("7", 7),
@@ -35,7 +36,7 @@ USABLE = {
     parse_switch: ("true", True),
     str: ("seven", "seven"),
 }
-UNUSABLE = {
+UNUSABLE: dict[Any, str] = {
     parse_seconds: "-1",
     parse_positive_seconds: "0",
     parse_count: "0",

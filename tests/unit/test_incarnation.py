@@ -29,7 +29,7 @@ def state(*names: str, started_at: float | None = None) -> EngineState:
     ("memory", "seen", "before", "refused", "restarted"),
     [
         (KNOWN, state(started_at=100.0), {"a"}, True, False),
-        (KNOWN, state(started_at=100.4), {"a"}, False, False),
+        (KNOWN, state(started_at=100.04), {"a"}, False, False),
         (KNOWN, state("a", started_at=101.0), {"a"}, False, True),
         (MUTE, state("a"), {"a", "b"}, False, False),
         (MUTE, state(), {"a"}, False, True),

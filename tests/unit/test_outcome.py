@@ -48,7 +48,7 @@ CHECK = Check(name="a", entry=A, revision=V1)
 
 
 def test_a_fetch_answers_what_was_asked():
-    progress = take(effect(Progress(moved=True)), FETCH, Done(revision=V1)).progress
+    progress = take(effect(Progress(moved=2)), replace(FETCH, moves=2), Done(revision=V1)).progress
     assert progress == Progress(about=asks(A), asked=asks(A), revision=V1)
 
 
@@ -77,10 +77,16 @@ def test_parts_that_a_check_found_outlive_the_next_fetch_of_the_same_bytes():
 
 
 def test_what_was_put_back_says_nothing_of_a_source_that_moved():
-    moved = replace(KNOWN, moved=True)
+    moved = replace(KNOWN, moved=1)
     restored = take(effect(moved), replace(FETCH, restore=V1), Done(revision=V1)).progress
     assert restored.moved
-    assert not take(effect(moved), FETCH, Done(revision=V1)).progress.moved
+    looked = replace(FETCH, moves=1)
+    assert not take(effect(moved), looked, Done(revision=V1)).progress.moved
+
+
+def test_a_source_that_moves_while_it_is_fetched_is_fetched_again():
+    moved_twice = replace(KNOWN, moved=2)
+    assert take(effect(moved_twice), replace(FETCH, moves=1), Done(revision=V2)).progress.moved
 
 
 def test_a_check_holds_for_one_engine_incarnation_and_clears_its_own_failure_only():

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from adapters.base import EngineState, Kind, Limits, Residency, Target
+from adapters.base import EngineState, Kind, Limits, Residency, Resident, Target
 from sidecar.core.actions import Check, Evict, Fetch, Load, Unload, Wait, Warm
 from sidecar.core.desired import DropOut
 from sidecar.core.memory import Held, Memory, Owned
@@ -461,6 +461,19 @@ def test_the_last_model_goes_when_nothing_better_can_come(how):
     assert not trial.engine.names()
 
 
+@pytest.mark.parametrize("prune", [Prune.OWNED, Prune.ALL])
+def test_a_failed_load_leaves_the_engine_with_its_entry_and_only_if_it_was_ours(prune):
+    policy = Policy(store_root=STORE, prune=prune)
+    trial = trial_of(entry("a"), capabilities=TRITON, policy=policy)
+    trial.accept(document(entry("b")))
+    for name in ("a", "stranger"):
+        failed = Resident(name=name, kind=Kind.MODEL, state=Residency.FAILED)
+        trial.world.residents[name] = failed
+    unloads = [one.name for one in trial.plan().actions if isinstance(one, Unload)]
+    # It serves nobody, so that it need not wait for b.
+    assert unloads == ["a"]
+
+
 def test_an_empty_list_unloads_the_last_model():
     trial = trial_of(entry("a"), capabilities=TRITON)
     trial.accept(document())
@@ -640,3 +653,45 @@ def test_memory_may_name_a_revision_that_is_gone():
     trial.accept(document(entry("a")))
     trial.look()
     assert kinds(trial.plan().actions) == [Fetch]
+
+
+def test_a_fallback_of_unknown_outcome_is_looked_at_before_it_is_repeated():
+    trial = trial_of(entry("a"))
+    trial.disk.sources.clear()
+    trial.engine.restart(trial.now + 9.0)
+    trial.restart_agent()
+    trial.look()
+    trial.apply(trial.plan().actions[0], Mode.DROPPED)
+    trial.now += 100.0
+    assert kinds(trial.steps("a")) == [Fetch]
+    trial.look()
+    assert kinds(trial.steps("a")) == [Load, Fetch]
+
+
+def test_a_load_that_took_effect_after_all_is_warmed_up_at_once():
+    trial = trial_of(entry("a", warmup=True), settle=False)
+    trial.apply(trial.plan().actions[0])
+    check, load, warm = trial.plan().actions
+    trial.apply(check)
+    trial.apply(load, Mode.LOST)
+    trial.look()
+    assert trial.plan().actions == (warm,)
+
+
+def test_a_failed_load_that_left_the_document_is_cleared_from_the_engine():
+    trial = trial_of(entry("a"), capabilities=TRITON, settle=False)
+    trial.engine.refuses = {revision("a", kind=Kind.MODEL).path}
+    trial.apply_all(trial.plan().actions)
+    trial.apply_all(trial.plan().actions)
+    trial.look()
+    assert trial.world.residents["a"].state is Residency.FAILED
+    trial.accept(document())
+    trial.settle()
+    assert not trial.world.residents
+
+
+def test_what_failed_without_us_is_left_to_the_engine():
+    trial = trial_of(entry("a"), capabilities=TRITON, policy=Policy(prune=Prune.ALL))
+    trial.engine.failed["stranger"] = "its own trouble"
+    trial.look()
+    assert not trial.plan()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from sidecar.core.desired import DropOut
 from sidecar.core.view import Policy
@@ -14,6 +14,18 @@ from tests.support.world import Mode, Trial
 ENGINES = {"vllm": (VLLM, 1), "vllm-ranks": (VLLM, 2), "triton": (TRITON, 1)}
 FOREIGN = "/elsewhere/stranger"
 NAMES = ("a", "b", "c")
+DISTURBANCES = (
+    "source moved",
+    "time passed",
+    "engine restarted",
+    "agent restarted",
+    "look failed",
+    "connection refused",
+    "fell asleep or woke",
+    "requests fail",
+    "files vanished",
+    "unloaded by somebody",
+)
 
 
 class Storm(RuleBasedStateMachine):
@@ -30,11 +42,11 @@ class Storm(RuleBasedStateMachine):
         for rank in self.trial.engine.serving:
             rank["stranger"] = FOREIGN
         self.trial.strangers = frozenset({"stranger"})
-        self.trial.accept(document())
+        self.trial.accept(document(*(entry(name) for name in NAMES[:2])))
         self.trial.look()
 
     @rule(
-        listed=st.sets(st.sampled_from(NAMES)),
+        listed=st.sampled_from(["abc", "ab", "bc", "c", ""]).map(set),
         other=st.none()
         | st.tuples(st.sampled_from(NAMES), st.sampled_from(["undecided", "absent"])),
         incomplete=st.sampled_from([False, False, True]),
@@ -63,58 +75,63 @@ class Storm(RuleBasedStateMachine):
         words = {other[1]: [other[0]]} if other is not None else {}
         self.trial.accept(document(*entries, incomplete=incomplete, drop_out=drop_out, **words))
 
-    @rule(name=st.sampled_from(NAMES), number=st.sampled_from(["v1", "v2", "v3"]))
-    def move_a_source(self, name, number):
-        self.trial.disk.sources[f"s3://{name}"] = number
-        self.trial.world.moved(name)
+    @rule(
+        steps=st.lists(
+            st.tuples(st.integers(0, 5), st.sampled_from([Mode.DONE] * 8 + list(Mode))),
+            min_size=1,
+            max_size=6,
+        ),
+        looks=st.booleans(),
+    )
+    def take_steps(self, steps, looks):
+        # As drives do: the first step of one target, or one eviction, planned just now.
+        for number, mode in steps:
+            if looks:
+                self.trial.look()
+            ahead = self.trial.plan().actions
+            firsts = list({one.name: one for one in reversed(ahead)}.values())
+            if firsts:
+                self.trial.apply(firsts[number % len(firsts)], mode)
+            self.trial.world.forget_strangers(())
+
+    @rule(rounds=st.integers(1, 5))
+    def have_a_calm_moment(self, rounds):
+        for _ in range(rounds):
+            self.trial.look()
+            self.trial.apply_all(self.trial.plan().actions)
+            self.trial.world.forget_strangers(())
 
     @rule(
-        number=st.integers(0, 5),
-        mode=st.sampled_from([Mode.DONE, Mode.DONE, Mode.DONE, *Mode]),
+        what=st.sampled_from(DISTURBANCES),
+        name=st.sampled_from(NAMES),
+        number=st.sampled_from(["v1", "v2", "v3"]),
+        seconds=st.sampled_from([1.0, 40.0, 400.0]),
     )
-    def take_a_step(self, number, mode):
-        # As drives do: the first step of one target, or one eviction, planned just now.
-        ahead = self.trial.plan().actions
-        firsts = list({one.name: one for one in reversed(ahead)}.values())
-        if firsts:
-            self.trial.apply(firsts[number % len(firsts)], mode)
-        self.trial.world.forget_strangers(())
-
-    @rule(refused=st.booleans())
-    def look(self, refused):
-        self.trial.look(refused=refused)
-
-    @rule()
-    def fail_to_look(self):
-        self.trial.world.lost_sight()
-
-    @rule(seconds=st.sampled_from([1.0, 40.0, 400.0]))
-    def let_time_pass(self, seconds):
-        self.trial.now += seconds
-
-    @rule()
-    def restart_the_engine(self):
-        self.trial.restart_engine()
-
-    @rule()
-    def restart_the_agent(self):
-        self.trial.restart_agent()
-
-    @precondition(lambda self: self.trial.capabilities.sleeps)
-    @rule(numb=st.sampled_from([None, *NAMES]))
-    def sleep_and_wake(self, numb):
-        self.trial.engine.asleep = not self.trial.engine.asleep
-        if numb in self.trial.engine.names():
-            self.trial.engine.numb.add(numb)
-
-    @rule(name=st.sampled_from(NAMES))
-    def lose_files(self, name):
-        for path in [path for path in self.trial.disk.whole if f"/{name}/" in path]:
-            del self.trial.disk.whole[path]
-
-    @rule(name=st.sampled_from(NAMES))
-    def let_somebody_unload(self, name):
-        self.trial.engine.unload(name, self.trial.now)
+    def suffer(self, what, name, number, seconds):
+        trial = self.trial
+        match what:
+            case "source moved":
+                trial.disk.sources[f"s3://{name}"] = number
+                trial.world.moved(name)
+            case "time passed":
+                trial.now += seconds
+            case "engine restarted":
+                trial.restart_engine()
+            case "agent restarted":
+                trial.restart_agent()
+            case "look failed":
+                trial.world.lost_sight()
+            case "connection refused":
+                trial.look(refused=True)
+            case "fell asleep or woke":
+                trial.engine.asleep = trial.capabilities.sleeps and not trial.engine.asleep
+            case "requests fail":
+                trial.engine.numb |= {name} & trial.engine.names()
+            case "files vanished":
+                for path in [path for path in trial.disk.whole if f"/{name}/" in path]:
+                    del trial.disk.whole[path]
+            case "unloaded by somebody":
+                trial.engine.unload(name, trial.now)
 
     @invariant()
     def no_promise_is_broken(self):
@@ -129,8 +146,8 @@ class Storm(RuleBasedStateMachine):
 
 TestStorm = Storm.TestCase
 TestStorm.settings = settings(
-    max_examples=60,
-    stateful_step_count=25,
+    max_examples=100,
+    stateful_step_count=20,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],

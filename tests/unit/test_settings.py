@@ -3,6 +3,7 @@
 import argparse
 import socket
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,9 @@ def test_pod_without_a_name_is_its_host():
 @pytest.mark.parametrize("engine", engine_names())
 def test_one_place_of_documents_and_a_known_engine_are_enough(place, engine):
     repository = "/models" if engine == "triton" else None
-    check_for_run(Settings(engine=engine, repository_dir=repository, **{place: "x"}))
+    settings = Settings(engine=engine, repository_dir=repository)
+    fields: dict[str, Any] = {place: "x"}
+    check_for_run(replace(settings, **fields))
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from lab.configmap import MountedConfigMap
 from sidecar.core.snapshot import Presence
 from sidecar.directory_watch import DirectoryWatch
 from sidecar.sources import directory as directory_module
 from sidecar.sources import file as file_module
 from sidecar.sources.directory import MAX_KEY_BYTES, MAX_KEYS, read_directory
 from sidecar.sources.file import FileSource, nearest_directory
-from tests.support.configmap_dir import MountedConfigMap
 from tests.support.snapshots import running
 
 NEVER = 3600.0

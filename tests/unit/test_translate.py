@@ -8,46 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters.base import BusyTime, CacheInfo, MetricMap, Series
+from adapters.base import CacheInfo, MetricMap
+from adapters.triton_metrics import TRITON_METRICS
+from adapters.vllm import VLLM_METRICS
 from sidecar.core.translate import LARGEST, MAX_ACTIVITY, SampleError, translate
 
 DATA = Path(__file__).parent.parent / "data"
-VLLM = MetricMap(
-    queued=(Series(name="vllm:num_requests_waiting"),),
-    running=(Series(name="vllm:num_requests_running"),),
-    kv_usage=(Series(name="vllm:kv_cache_usage_perc"), Series(name="vllm:gpu_cache_usage_perc")),
-    cache=(CacheInfo(info=Series(name="vllm:cache_config_info")),),
-    lora_activity=Series(name="vllm:lora_requests_info"),
-    started_at=Series(name="process_start_time_seconds"),
-)
-TRITON = MetricMap(
-    queued=(Series(name="nv_inference_pending_request_count"),),
-    running_time=BusyTime(
-        plus=(Series(name="nv_inference_request_duration_us"),),
-        minus=(Series(name="nv_inference_queue_duration_us"),),
-    ),
-    present=("nv_cpu_utilization",),
-)
-TENSORRT = MetricMap(
-    queued=(Series(name="nv_trt_llm_request_metrics", labels={"request_type": "waiting"}),),
-    running=(Series(name="nv_trt_llm_request_metrics", labels={"request_type": "scheduled"}),),
-    kv_usage=(
-        Series(
-            name="nv_trt_llm_kv_cache_block_metrics", labels={"kv_cache_block_type": "fraction"}
-        ),
-    ),
-    cache=(
-        CacheInfo(
-            block_size=Series(
-                name="nv_trt_llm_kv_cache_block_metrics",
-                labels={"kv_cache_block_type": "tokens_per"},
-            ),
-            num_blocks=Series(
-                name="nv_trt_llm_kv_cache_block_metrics", labels={"kv_cache_block_type": "max"}
-            ),
-        ),
-    ),
-)
+VLLM = VLLM_METRICS
+TRITON = TENSORRT = TRITON_METRICS
 
 
 def recorded(name):
@@ -145,7 +113,7 @@ def test_no_page_at_all_is_no_zeros():
 
 
 def test_an_engine_that_serves_nothing_has_zeros():
-    sample = translate((b"nv_cpu_utilization 0.2\n",), TRITON, None, now=0.0)
+    sample = translate((b"nv_pinned_memory_pool_total_bytes 2.7e8\n",), TRITON, None, now=0.0)
     assert (sample.queued, sample.running) == (0.0, 0.0)
 
 

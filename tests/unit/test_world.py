@@ -157,6 +157,7 @@ def test_an_unload_of_unknown_outcome_is_looked_at_before_it_is_repeated():
 
 def test_after_waking_every_resident_is_proved_and_what_refuses_is_loaded_again():
     trial = settled(VLLM, "a", "b")
+    trial.engine.serving[0]["stranger"] = "/elsewhere"
     trial.engine.asleep = True
     trial.look()
     assert not trial.plan()

@@ -1,0 +1,307 @@
+"""The agent beside a real vLLM: whatever the ConfigMap says is what answers, or what is said."""
+
+from __future__ import annotations
+
+import re
+import time
+from itertools import groupby
+
+import pytest
+
+from lab import LabError
+from lab.tiny_model import replace_by_pickle, truncate_safetensors, write_lora
+from lab.vllm import complete
+from lab.web import get
+from tests.support import picker_oracle
+from lab.clients import BusyClients
+from tests.support.vllm_lab import HOUSE, MAX_LORAS, PROMPTS, Streams, replace_bytes
+
+pytestmark = pytest.mark.vllm
+
+STREAM_TOKENS = 400
+BUSY_CLIENTS = 3
+UPDATES = 10
+
+
+def entry(name, source, **more):
+    return {"name": name, "source": str(source), **more}
+
+
+@pytest.fixture
+def agent(engine, start_agent):
+    return start_agent("vllm", [engine.url], flags=["--resync-seconds=1"])
+
+
+def actions(agent, action, outcome="done"):
+    """How often the agent says that it did something."""
+    family = picker_oracle.parse(agent.metrics_all().encode()).get("model_sidecar_actions_total")
+    return sum(
+        value
+        for labels, value, _ in (family.samples if family else ())
+        if labels == {"action": action, "outcome": outcome}
+    )
+
+
+def gaps(agent):
+    """Sum and number of the gaps that the agent published."""
+    page = agent.metrics_all()
+    found = re.findall(r"^model_sidecar_replacement_gap_seconds_(?:sum|count) (\S+)$", page, re.M)
+    count, total = map(float, found)
+    return total, int(count)
+
+
+def test_an_edit_makes_a_lora_answer_and_another_edit_takes_it_away(engine, agent, tmp_path):
+    agent.apply([entry("sql", write_lora(tmp_path / "sql", seed=1))])
+    agent.wait_ready()
+    assert engine.answers("sql") == engine.reference(1)
+    agent.apply([])
+    assert set(engine.models()) == {HOUSE}
+    assert agent.is_ready()
+
+
+def test_the_answers_of_another_path_are_those_of_the_new_weights_exactly(engine, agent, tmp_path):
+    old, new = write_lora(tmp_path / "v1", seed=1), write_lora(tmp_path / "v2", seed=2)
+    assert engine.reference(1) != engine.reference(2)
+    agent.apply([entry("sql", old)])
+    assert engine.answers("sql") == engine.reference(1)
+    hits = engine.figure("vllm:prefix_cache_hits_total")
+    assert engine.answers("sql") == engine.reference(1)
+    # Otherwise nothing would be proven about prompts that were served before.
+    assert engine.figure("vllm:prefix_cache_hits_total") > hits
+    agent.apply([entry("sql", new)])
+    assert engine.answers("sql") == engine.reference(2)
+    agent.apply([entry("sql", old)])
+    assert engine.answers("sql") == engine.reference(1)
+
+
+def test_the_answers_of_changed_bytes_at_one_path_are_those_of_the_new_weights_exactly(
+    engine, agent, tmp_path
+):
+    source = write_lora(tmp_path / "sql", seed=1)
+    status = agent.apply([entry("sql", source)])
+    for seed in (2, 1):
+        before = status["targets"]["sql"]["revision"]
+        assert engine.answers("sql") == engine.reference(3 - seed)
+        replace_bytes(source, seed=seed)
+        status = agent.wait_status(
+            lambda status, before=before: (
+                status["converged"] and status["targets"]["sql"]["revision"] != before
+            ),
+            what="new revision",
+        )
+        assert engine.answers("sql") == engine.reference(seed)
+
+
+def test_a_stream_across_the_change_keeps_its_old_weights_to_the_end(engine, agent, tmp_path):
+    with engine.loaded_fresh(1) as name:
+        expected = complete(engine.url, name, PROMPTS[0], STREAM_TOKENS)
+    agent.apply([entry("sql", write_lora(tmp_path / "v1", seed=1))])
+    streams = Streams(engine.url)
+    streams.begin("sql", PROMPTS[0], STREAM_TOKENS)
+    agent.wait_for("token", lambda: streams.texts[0])
+    agent.apply([entry("sql", write_lora(tmp_path / "v2", seed=2))])
+    at_the_change = len(streams.texts[0])
+    assert engine.answers("sql") == engine.reference(2)
+    assert streams.are_running()
+    streams.join()
+    assert 0 < at_the_change < STREAM_TOKENS
+    assert streams.texts == [expected]
+
+
+def test_the_gap_of_a_replacement_under_load_is_published(
+    engine, agent, tmp_path, capsys, record_property
+):
+    sources = {seed: write_lora(tmp_path / f"v{seed}", seed=seed) for seed in (1, 2)}
+    answers = {}
+    for seed in sources:
+        with engine.loaded_fresh(seed) as name:
+            answers[complete(engine.url, name, PROMPTS[0], 8)] = seed
+    agent.apply([entry("sql", sources[1])])
+
+    def ask():
+        try:
+            return complete(engine.url, "sql", PROMPTS[0], 8)
+        except LabError:
+            # Nobody who was told that there is no such model asks again without a pause.
+            time.sleep(0.1)
+            raise
+
+    with BusyClients(BUSY_CLIENTS, ask) as clients:
+        for turn in range(UPDATES):
+            before = clients.requests
+            agent.apply([entry("sql", sources[2 - turn % 2])])
+            agent.wait_for("requests", lambda before=before: clients.requests > before + 5)
+    total, number = gaps(agent)
+    assert number == UPDATES
+    figures = (
+        f"{UPDATES} replacements under {BUSY_CLIENTS} busy clients: the name was unknown for "
+        f"{1000 * total / number:.0f} ms on average; {len(clients.failures)} of "
+        f"{clients.requests + len(clients.failures)} requests failed"
+    )
+    record_property("replacement_gap", figures)
+    with capsys.disabled():
+        print(f"\n{figures}")
+    # While the name is unknown a request is told so; it never gets anything else than an answer
+    # of the old weights or of the new ones.
+    assert all("answered 404" in failure for failure in clients.failures), clients.failures
+    assert {answer for mine in clients.answers for answer in mine} <= set(answers)
+
+
+def test_a_failed_replacement_leaves_the_old_one_serving_and_is_reported(engine, agent, tmp_path):
+    agent.apply([entry("sql", write_lora(tmp_path / "v1", seed=1))])
+    agent.wait_ready()
+    # vLLM refuses the module; nothing in the files or in the base model's configuration tells.
+    unknown = write_lora(tmp_path / "v2", seed=2, target_modules=("q_proj", "nonsense"))
+    neighbour = write_lora(tmp_path / "other", seed=3)
+    agent.edit([entry("sql", unknown), entry("other", neighbour)])
+    told = agent.wait_target("sql", lambda one: one["reason"] and one["state"] == "resident")
+    assert told["reason"] == "EngineRejected"
+    assert "expected target modules" in told["message"]
+    assert told["retry_at"] > 0
+    assert engine.answers("sql") == engine.reference(1)
+    agent.wait_target("other", lambda one: one["state"] == "resident")
+    assert engine.answers("other") == engine.reference(3)
+    status = agent.status()
+    assert status["ready"]
+    assert not status["converged"]
+    agent.apply([entry("sql", write_lora(tmp_path / "v3", seed=4)), entry("other", neighbour)])
+    assert engine.answers("sql") == engine.reference(4)
+
+
+def test_loras_that_do_not_fit_never_reach_the_engine(engine, agent, tmp_path):
+    truncated = write_lora(tmp_path / "truncated", seed=1)
+    truncate_safetensors(truncated)
+    pickled = write_lora(tmp_path / "pickled", seed=1)
+    replace_by_pickle(pickled)
+    wrong = {
+        "shapes": (write_lora(tmp_path / "shapes", seed=1, hidden=128), "inputs"),
+        "foreign": (write_lora(tmp_path / "foreign", seed=1, base_model_name="other"), "made for"),
+        "rank": (write_lora(tmp_path / "rank", seed=1, rank=64), "rank 64 is above"),
+        "truncated": (truncated, "its header calls for"),
+        "pickled": (pickled, "safetensors"),
+        "empty": (write_lora(tmp_path / "empty", seed=1, layers=0), "no tensor"),
+    }
+    mark = engine.mark()
+    agent.edit(
+        [
+            *(entry(name, source) for name, (source, _) in wrong.items()),
+            entry("good", write_lora(tmp_path / "good", seed=1)),
+        ]
+    )
+    agent.wait_target("good", lambda one: one["state"] == "resident")
+    for name, (_, words) in wrong.items():
+        told = agent.wait_target(name, lambda one: one["state"] == "failed")
+        assert words in told["message"], told
+        assert told["reason"] in ("InvalidArtifact", "IncompatibleArtifact", "UnsafeArtifact")
+    agent.wait_ready()
+    assert engine.loads(mark) == ["good"]
+    assert engine.lora_calls(mark) == (1, 0)
+    assert engine.answers("good") == engine.reference(1)
+
+
+def test_a_lora_of_the_engine_s_own_start_survives_an_empty_document(engine, agent, tmp_path):
+    agent.apply([entry("sql", write_lora(tmp_path / "sql", seed=1))])
+    mark = engine.mark()
+    agent.apply([])
+    assert set(engine.models()) == {HOUSE}
+    assert engine.lora_calls(mark) == (0, 1)
+    assert agent.target(HOUSE)["desired"] is False
+
+
+def test_prune_all_removes_it(engine, start_agent):
+    agent = start_agent("vllm", [engine.url], flags=["--prune=all"])
+    assert HOUSE in engine.models()
+    agent.apply([])
+    assert engine.models() == {}
+
+
+def test_a_warm_up_is_one_tiny_request_before_the_lora_counts_as_serving(engine, agent, tmp_path):
+    mark = engine.mark()
+    agent.edit([entry("sql", write_lora(tmp_path / "sql", seed=1), warmup=True)])
+    seen = []
+
+    def look(one):
+        seen.append((one["state"], actions(agent, "warm")))
+        return one["state"] == "resident"
+
+    agent.wait_target("sql", look)
+    agent.wait_ready()
+    assert engine.calls("/v1/completions", mark) == [200]
+    assert actions(agent, "warm") == 1
+    # The count is read after the state, so it may only be ahead of it.
+    assert seen[-1] == ("resident", 1), seen
+
+
+class TestPickerPage:
+    """``/metrics`` beside a real engine, as pickers read it."""
+
+    def test_loras_show_as_resident_before_their_first_request(self, engine, agent, tmp_path):
+        names = {"untouched-1", "untouched-2"}
+        documents = [
+            entry(name, write_lora(tmp_path / name, seed=seed))
+            for seed, name in enumerate(sorted(names))
+        ]
+        agent.apply(documents)
+        reading = picker_oracle.read(agent.metrics().body)
+        assert reading.errors == []
+        assert reading.active == names
+        assert reading.max_lora == MAX_LORAS
+        # The engine itself would have let the picker know nothing of them.
+        assert "untouched" not in get(f"{engine.url}/metrics").text
+        config = engine.page()["vllm:cache_config_info"].samples[0][0]
+        assert reading.block_size == int(config["block_size"])
+        assert reading.num_blocks == int(config["num_gpu_blocks"])
+        assert picker_oracle.read_legacy(agent.metrics().body).active == names
+
+    def test_queue_running_and_kv_are_the_engine_s(self, engine, agent, tmp_path):
+        agent.apply([entry("sql", write_lora(tmp_path / "sql", seed=1))])
+        streams = Streams(engine.url)
+        for number in range(10):
+            streams.begin("sql", f"request {number}", STREAM_TOKENS)
+
+        def look():
+            """Our page, when the engine's pages just before and after it frame it."""
+            pages = [get(f"{engine.url}/metrics"), agent.metrics(), get(f"{engine.url}/metrics")]
+            first, ours, last = (picker_oracle.read(page.body) for page in pages)
+            steady = (first.queued, first.running) == (last.queued, last.running)
+            same = (ours.queued, ours.running) == (first.queued, first.running)
+            # Six figures are shown.
+            framed = first.kv_usage * 0.99999 <= ours.kv_usage <= last.kv_usage * 1.00001
+            return ours if steady and same and framed and ours.queued else None
+
+        reading = agent.wait_for("moment at which both agree", look, 20.0)
+        assert (reading.queued, reading.running) == (2, 8)
+        assert 0 < reading.kv_usage < 1
+        streams.join()
+        agent.wait_for(
+            "idle page",
+            lambda: picker_oracle.read(agent.metrics().body).running == 0,
+        )
+
+    def test_the_page_for_prometheus_has_one_block_a_family(self, engine, agent, tmp_path):
+        agent.apply([entry("sql", write_lora(tmp_path / "sql", seed=1))])
+        engine.answers("sql")
+        page = agent.metrics_all()
+        families = picker_oracle.parse(page.encode())
+        # Its own, the engine's, and what both have.
+        assert families["model_sidecar_target_state"].samples
+        assert families["vllm:prefix_cache_hits_total"].samples
+        assert len(families["vllm:num_requests_waiting"].samples) == 1
+        heads = [line.split()[1:3] for line in page.splitlines() if line.startswith("# ")]
+        assert len(heads) == len({tuple(head) for head in heads})
+        blocks = [name for name, _ in groupby(map(family_of(families), page.splitlines()))]
+        assert len(blocks) == len(set(blocks))
+
+
+def family_of(families):
+    def find(line):
+        if line.startswith("#"):
+            return line.split()[2]
+        name = re.match(r"[a-zA-Z0-9_:]*", line)[0]
+        for suffix in ("_bucket", "_sum", "_count"):
+            whole = name.removesuffix(suffix)
+            if whole in families and families[whole].type in ("histogram", "summary"):
+                return whole
+        return name
+
+    return find
