@@ -30,7 +30,8 @@ POLL_SECONDS = 0.02
 STEP_SECONDS = 60.0
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ("vllm:num_requests_waiting", "vllm:num_requests_running", "model_sidecar_ready")
-LORAS = re.compile(r'^vllm:lora_requests_info\{(.*)\}', re.MULTILINE)
+LORAS = re.compile(r"^vllm:lora_requests_info\{(.*)\}", re.MULTILINE)
+LABELS = re.compile(r'(\w+)="([^"]*)"')
 
 Entry = Mapping[str, str]
 Status = dict[str, Any]
@@ -44,10 +45,19 @@ class DemoError(Exception):
 class Engine(Protocol):
     """The engine of a demo."""
 
-    title: str
-    url: str
-    flags: Sequence[str]
-    """What the agent is told of it."""
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def metrics_url(self) -> str: ...
+
+    @property
+    def flags(self) -> Sequence[str]:
+        """What the agent is told of it."""
+        ...
 
     def start(self) -> object: ...
 
@@ -72,7 +82,12 @@ class Stage:
         self._draft.parent.mkdir()
         self._url = f"http://127.0.0.1:{free_port()}"
         self._about = [*engine.flags, f"--store-dir={work / 'store'}"]
-        self._environment = {"PYTHONPATH": str(ROOT), "POD_NAME": "demo-pod"}
+        self._environment = {
+            "PYTHONPATH": str(ROOT),
+            "POD_NAME": "demo-pod",
+            # `plan` has no flag for it.
+            "MODEL_SIDECAR_ENGINE_METRICS_URL": engine.metrics_url,
+        }
         self._agent = Process(
             "the agent",
             [
@@ -103,6 +118,7 @@ class Stage:
             self.engine.kill()
             raise
         say("agent", f"{self._url} (/ready, /status, /metrics), {_since(begun)}")
+        say("each step", "edits the ConfigMap as a pod sees it, and waits until the engine agrees")
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -142,17 +158,21 @@ class Stage:
         """Wait until the engine holds exactly what the document says."""
         self.wait("convergence", lambda status: status["converged"])
 
+    @staticmethod
+    def is_resident(status: Status, name: str) -> bool:
+        """Tell whether the engine holds a target."""
+        return bool(status["targets"].get(name, {}).get("state") == "resident")
+
     def until(self, what: str, look: Callable[[], T | None]) -> T:
         """Return the first true value of ``look``."""
         end = time.monotonic() + STEP_SECONDS
         while not (found := look()):
             if not self._agent.is_alive():
-                raise DemoError(f"the agent ended; its log is {self._agent.log}")
+                raise DemoError(f"step {self.steps}: the agent ended:\n{self._agent.log_tail(5)}")
             if time.monotonic() > end:
-                cycle = self.status()["cycle"]
+                said = self.status()["cycle"]
                 raise DemoError(
-                    f"step {self.steps}: no {what} in {STEP_SECONDS:.0f} s. The agent says: "
-                    f"{cycle}. Its log is {self._agent.log}"
+                    f"step {self.steps}: no {what} in {STEP_SECONDS:.0f} s. The agent says: {said}"
                 )
             time.sleep(POLL_SECONDS)
         return found
@@ -166,7 +186,7 @@ class Stage:
         reasons = " ".join(answer.json()["reasons"])
         say("/ready", f"{answer.status}{f', {reasons}' if reasons else ''}")
         self.check(answer.status == 200, f"/ready answers {answer.status}: {reasons}")
-        say("/metrics", self._page())
+        say("/metrics", *self._page())
 
     def answer(self, name: str, wanted: str, note: str = "") -> None:
         """Wait until the revision called ``wanted`` answers, and show what it says."""
@@ -187,7 +207,7 @@ class Stage:
     def check(self, holds: bool, otherwise: str) -> None:
         """Raise ``DemoError`` unless something holds."""
         if not holds:
-            raise DemoError(f"step {self.steps}: {otherwise}. The log is {self._agent.log}")
+            raise DemoError(f"step {self.steps}: {otherwise}")
 
     def status(self) -> Status:
         """What the agent publishes now."""
@@ -230,16 +250,17 @@ class Stage:
         said = pattern.findall(self._agent.log.read_text(errors="replace"))
         return str(said[-1]) if said else str(self.status()["cycle"])
 
-    def _page(self) -> str:
+    def _page(self) -> list[str]:
+        """Return the lines of the picker page that say most."""
         text = self.until("picker page", self._fresh_page)
-        lines = text.splitlines()
-        parts = [
-            line.removeprefix("vllm:") for line in lines if line.split("{")[0].split(" ")[0] in PAGE
+        plain = [
+            line.removeprefix("vllm:") for line in text.splitlines() if line.split(" ")[0] in PAGE
         ]
-        loras = LORAS.search(text)
-        if loras is not None and 'max_lora="0"' not in loras[1]:
-            parts.insert(-1, f"lora_requests_info{{{loras[1]}}}")
-        return "  ".join(parts)
+        labels = dict(LABELS.findall("".join(LORAS.findall(text))))
+        if labels["max_lora"] == "0":
+            return ["  ".join(plain)]
+        running = labels["running_lora_adapters"]
+        return ["  ".join(plain), f'lora_requests_info running_lora_adapters="{running}"']
 
     def _fresh_page(self) -> str | None:
         answer = self._get("/metrics")
@@ -249,28 +270,31 @@ class Stage:
         try:
             return get(f"{self._url}{path}")
         except OSError as exc:
-            raise DemoError(f"the agent does not answer ({exc}): see {self._agent.log}") from exc
+            raise DemoError(f"step {self.steps}: the agent does not answer: {exc}") from exc
 
 
-def perform(title: str, open_engine: Callable[[Path], Engine], play: Callable[[Stage], None]) -> int:
+def perform(
+    title: str, open_engine: Callable[[Path], Engine], play: Callable[[Stage], None]
+) -> int:
     """Set the stage, play, and clear it away; return the exit code."""
     write(_bold(title))
     begun = time.monotonic()
     work = Path(tempfile.mkdtemp(prefix="sidecar-demo-"))
-    kept = True
+    has_logs = False
     try:
         with Stage(work, open_engine(work)) as stage:
             play(stage)
-        kept = False
     except (DemoError, LabError) as exc:
         write("", _bold("The demo failed: ") + str(exc))
+        has_logs = any(work.rglob("*.log"))
+        if has_logs:
+            write(f"Engine and agent are stopped; their logs stay in {work}.")
         return 1
     except KeyboardInterrupt:
-        kept = False
         write("", "Interrupted; everything is stopped.")
         return 130
     finally:
-        if not kept:
+        if not has_logs:
             shutil.rmtree(work, ignore_errors=True)
     write("", _bold(f"All {stage.steps} steps happened, in {time.monotonic() - begun:.0f} s."))
     write("Engine and agent are stopped, and nothing but the installed engine is left behind.")

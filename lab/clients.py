@@ -31,6 +31,10 @@ class BusyClients:
         """What each client was answered, repetitions left out."""
         return [[answer for answer, _ in groupby(mine)] for mine in self.answers]
 
+    def turns_only_forward(self) -> bool:
+        """Tell whether no client was answered by what it had seen replaced before."""
+        return all(len(turn) == len(set(turn)) for turn in self.turns())
+
     def _run(self, mine: list[str]) -> None:
         while not self._stop.is_set():
             try:

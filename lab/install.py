@@ -20,7 +20,8 @@ from lab import LabError, directory
 
 STAMP = ".lab-stamp"
 PIP_TIMEOUT_SECONDS = 1800.0
-PYTHON = "3.11"
+PYTHONS = ("3.11", "3.12")
+"""For which both engines have wheels, and Triton a stub of its Python backend."""
 
 # Children of an install hold its lock too: when the installer is killed, they may still be writing.
 _held: set[int] = set()
@@ -108,8 +109,16 @@ class Venv:
         return self.bin / "python"
 
     @property
+    def version(self) -> str:
+        """The interpreter's, such as `3.11`."""
+        made = sorted((self.path / "lib").glob("python3.*"))
+        if not made:
+            raise LabError(f"{self.path} is no virtual environment")
+        return made[0].name.removeprefix("python")
+
+    @property
     def site_packages(self) -> Path:
-        return self.path / "lib" / f"python{PYTHON}" / "site-packages"
+        return self.path / "lib" / f"python{self.version}" / "site-packages"
 
     def pip(self, *arguments: str | Path) -> str:
         """Run this environment's pip, with the user's own index configuration."""
@@ -127,13 +136,26 @@ class Venv:
 
 
 def base_python() -> str:
-    """The interpreter that environments are made from: ours, when it is of the right version."""
-    if f"{sys.version_info.major}.{sys.version_info.minor}" == PYTHON:
+    """The interpreter that environments are made from: ours, when its version will do."""
+    if f"{sys.version_info.major}.{sys.version_info.minor}" in PYTHONS:
         return sys.executable
-    found = shutil.which(f"python{PYTHON}")
-    if found is None:
-        raise LabError(f"The lab's engines need Python {PYTHON}; put python{PYTHON} on PATH.")
-    return found
+    for version in PYTHONS:
+        if (found := shutil.which(f"python{version}")) is not None:
+            return found
+    raise LabError(f"The lab's engines need one of Python {', '.join(PYTHONS)} on PATH.")
+
+
+def _make_environment(path: Path) -> None:
+    python = base_python()
+    try:
+        run([python, "-m", "venv", path], timeout=300)
+    except LabError:
+        # Debian keeps ensurepip in a package of its own; uv, where it is, brings pip along.
+        beside = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+        uv = shutil.which("uv", path=beside)
+        if uv is None:
+            raise
+        run([uv, "venv", "--seed", "--clear", "--python", python, path], timeout=300)
 
 
 def venv(name: str) -> Venv:
@@ -158,7 +180,7 @@ def install_venv(name: str, version: str, fill: Callable[[Venv], None]) -> Venv:
             say(f"{name}: removing an unfinished or older install")
             shutil.rmtree(made.path)
         say(f"{name}: making a virtual environment in {made.path}")
-        run([base_python(), "-m", "venv", made.path], timeout=300)
+        _make_environment(made.path)
         fill(made)
         write_stamp(made.path, version)
         say(f"{name}: done")

@@ -20,11 +20,14 @@ NAME = "triton"
 
 def _fill(made: Venv) -> None:
     say(f"{NAME}: pip install nvidia-pytriton=={VERSION} (about 370 MB)")
-    made.pip("install", f"nvidia-pytriton=={VERSION}")
+    # The server and its Python backend need numpy alone; what else the package asks for is its
+    # client's.
+    made.pip("install", "--only-binary=:all:", "numpy>=1.26,<2")
+    made.pip("install", "--no-deps", f"nvidia-pytriton=={VERSION}")
     server = made.site_packages / "pytriton" / "tritonserver"
     backends = made.path / "backends"
     shutil.copytree(server / "backends", backends)
-    stub = server / "python_backend_stubs" / "3.11" / "triton_python_backend_stub"
+    stub = server / "python_backend_stubs" / made.version / "triton_python_backend_stub"
     shutil.copy2(stub, backends / "python" / stub.name)
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 
 from adapters.base import Kind
 from sidecar.core.actions import Action, Check, Evict, Fetch, Load, Plan, Unload, Wait
-from sidecar.core.backoff import Severity
-from sidecar.core.inventory import Inventory
-from sidecar.core.outcome import Failed, Outcome, is_unknown
+from sidecar.core.backoff import Basis, Severity
+from sidecar.core.inventory import Inventory, Revision
+from sidecar.core.outcome import Done, Failed, Outcome, is_unknown
 from sidecar.core.plan import plan_name
 from sidecar.core.progress import asks
 from sidecar.core.removal import plan_evictions
@@ -31,6 +31,11 @@ log = logging.getLogger("model_sidecar.drives")
 ENGINE_CONCURRENCY = 8
 """Engine calls at once: a busy engine serialises them itself, an idle one need not wait."""
 CHECK_CONCURRENCY = 4
+MANY_FETCHES = 8
+"""From so many on, what is on disk already is found together: one by one, a thousand cost a second.
+"""
+FETCHES_TOGETHER = 50
+"""Few enough that the first ones are loaded while the others are looked for."""
 MAX_STEPS = 12
 """Steps of one drive; a target that needs more goes on at the next cycle."""
 EVICTIONS = "/evictions"
@@ -46,6 +51,15 @@ class Clock:
     monotonic: Callable[[], float]
     chance: Callable[[], float]
     """A number from [0, 1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A fetch whose answer may be on disk."""
+
+    fetch: Fetch
+    found: Awaitable[Mapping[str, Revision]]
+    """By name, this one's and others'."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,9 +125,10 @@ class Drives:
         """Start a drive for each target of the plan that has none."""
         evictions = [action for action in plan.actions if isinstance(action, Evict)]
         names = [action.name for action in plan.actions if not isinstance(action, Evict)]
-        for name in dict.fromkeys(names):
-            if name not in self._tasks:
-                self._launch(name, self._drive(name), group)
+        idle = [name for name in dict.fromkeys(names) if name not in self._tasks]
+        known = self._find_known(plan, idle, group)
+        for name in idle:
+            self._launch(name, self._drive(name, known.get(name)), group)
         if evictions and EVICTIONS not in self._tasks:
             self._launch(EVICTIONS, self._evict(len(evictions)), group)
 
@@ -153,7 +168,32 @@ class Drives:
 
         self._tasks[key] = group.create_task(guarded())
 
-    async def _drive(self, name: str) -> None:
+    def _find_known(
+        self, plan: Plan, idle: Iterable[str], group: asyncio.TaskGroup
+    ) -> dict[str, Known]:
+        """Begin to look for what many fetches would find on disk; return where it will be told."""
+        fetches = {one.name: one for one in plan.actions if isinstance(one, Fetch)}
+        asked = [fetch for name in idle if (fetch := fetches.get(name)) and fetch.restore is None]
+        if len(asked) < MANY_FETCHES:
+            return {}
+        told: dict[str, Known] = {}
+        for start in range(0, len(asked), FETCHES_TOGETHER):
+            some = asked[start : start + FETCHES_TOGETHER]
+            found = group.create_task(self._find_some(some))
+            told.update((fetch.name, Known(fetch, found)) for fetch in some)
+        return told
+
+    async def _find_some(self, fetches: Iterable[Fetch]) -> Mapping[str, Revision]:
+        async with self._fetching:
+            try:
+                return await self._executor.find_known(fetches)
+            except Exception:
+                log.exception("a defect of the agent; each target is fetched by itself")
+                return {}
+
+    async def _drive(self, name: str, known: Known | None) -> None:
+        if known is not None:
+            await self._take_known(known)
         for _ in range(MAX_STEPS):
             step = self._next_step(name)
             if step is None:
@@ -168,6 +208,15 @@ class Drives:
                         break
                     if not await self._take(step):
                         return
+
+    async def _take_known(self, known: Known) -> None:
+        """Take over what a fetch would find, if it is still the one to do."""
+        basis, began = self._world.basis, self._clock.monotonic()
+        found = await asyncio.shield(known.found)
+        action = known.fetch
+        if action.name in found and self._next_step(action.name) == action:
+            outcome = Done(revision=found[action.name])
+            self._take_over(action, outcome, basis, self._clock.monotonic() - began)
 
     async def _evict(self, number: int) -> None:
         for _ in range(number):
@@ -207,11 +256,7 @@ class Drives:
 
         progressed(0, None)
         outcome = await self._run(action, progressed)
-        seconds = self._clock.monotonic() - began
-        now, jitter = self._clock.now(), self._clock.chance()
-        self._world.apply(action, outcome, basis=basis, now=now, jitter=jitter)
-        self._steps.append(Step(action=action, outcome=outcome, seconds=seconds))
-        self._hooks.ended(action, outcome, seconds)
+        self._take_over(action, outcome, basis, self._clock.monotonic() - began)
         if isinstance(outcome, Failed):
             log.warning(
                 "could not %s: %s",
@@ -225,3 +270,9 @@ class Drives:
         elif isinstance(action, Unload):
             self._hooks.forgotten(action.name)
         return True
+
+    def _take_over(self, action: Action, outcome: Outcome, basis: Basis, seconds: float) -> None:
+        now, jitter = self._clock.now(), self._clock.chance()
+        self._world.apply(action, outcome, basis=basis, now=now, jitter=jitter)
+        self._steps.append(Step(action=action, outcome=outcome, seconds=seconds))
+        self._hooks.ended(action, outcome, seconds)

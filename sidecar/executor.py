@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Protocol, assert_never
 
 from adapters.base import (
@@ -34,6 +34,8 @@ class Files(Protocol):
     async def fetch(
         self, entry: Entry, *, restore: Revision | None, progress: Progressed
     ) -> Revision: ...
+
+    async def fetch_known(self, entries: Iterable[Entry]) -> Mapping[str, Revision]: ...
 
     async def evict(self, revision: Revision) -> None: ...
 
@@ -77,6 +79,14 @@ class Executor:
                 message=f"{error.strerror or error}: {error.filename or 'the store'}",
                 severity=Severity.TRANSIENT,
             )
+
+    async def find_known(self, actions: Iterable[Fetch]) -> Mapping[str, Revision]:
+        """Return, by name, what those fetches would find on disk; never raises, as ``run`` says why
+        the others are not among it."""
+        try:
+            return await self._files.fetch_known([action.entry for action in actions])
+        except (ArtifactError, OSError):
+            return {}
 
     async def _do(
         self, action: Action, engine: EngineState | None, progress: Progressed

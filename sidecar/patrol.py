@@ -88,7 +88,7 @@ class Patrol:
         self._position = 0
 
     def look_at_all(self) -> None:
-        """Look at every source and every file at once: a document came, or a file went."""
+        """Look at every source and every file soon: a document came, or a file went."""
         self._everything = True
         self._due.set()
 
@@ -101,6 +101,9 @@ class Patrol:
                     await self._due.wait()
             except TimeoutError:
                 pass
+            if self._due.is_set():
+                # What an edit asks for goes first: to look at every source competes with it.
+                await wait_event(asyncio.Event(), PACE_SECONDS)
             self._due.clear()
             everything, self._everything = self._everything, False
             try:

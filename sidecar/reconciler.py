@@ -30,6 +30,9 @@ log = logging.getLogger("model_sidecar.reconciler")
 
 SETTLE_SECONDS = 0.05
 """While others are under way, what changed is published no sooner than this, many at a time."""
+SETTLE_SHARE = 5
+"""Nor sooner than after so many times what the last cycle took: it goes through every target, and
+a thousand that are being loaded leave no time for it after each."""
 DOWN_LOOK_SECONDS = 0.5
 """Between looks at an engine that does not answer."""
 BEAT_SECONDS = 60.0
@@ -98,6 +101,7 @@ class Reconciler:
         self._saved: Memory | None = None
         self._sentence = ""
         self._said = ""
+        self._cycle_seconds = 0.0
         if restored is not None and restored.desired is not None:
             world.desired = restored.desired
 
@@ -131,13 +135,15 @@ class Reconciler:
         """Do one cycle; return what it came to."""
         self._hooks.beat(self._resync_seconds + BEAT_SECONDS)
         self._wake.clear()
-        self._accept()
+        began = self._clock.monotonic()
+        if self._accept():
+            # An edit does not wait for another look: what the last one saw, and what the engine
+            # answered since, is as good as any look is once it has ended.
+            self._start_due(group)
         await self._look()
         # What arrived during the look is decided on at once, not a cycle later.
         self._accept()
-        now = self._clock.now()
-        self._plan = plan(self._world.view(self._inventory(), now))
-        self._drives.start(self._plan, group)
+        now = self._start_due(group)
         cycle = self._cycle(now)
         self._say(cycle)
         status = self._publish()
@@ -146,7 +152,14 @@ class Reconciler:
             self._propagating = None
         self._world.forget_strangers(self._drives.names)
         await self._save()
+        self._cycle_seconds = self._clock.monotonic() - began
         return cycle
+
+    def _start_due(self, group: asyncio.TaskGroup) -> float:
+        now = self._clock.now()
+        self._plan = plan(self._world.view(self._inventory(), now))
+        self._drives.start(self._plan, group)
+        return now
 
     async def _wait_due(self) -> None:
         now = self._clock.now()
@@ -164,10 +177,11 @@ class Reconciler:
         except TimeoutError:
             return
 
-    def _accept(self) -> None:
+    def _accept(self) -> bool:
+        """Take over what was offered; tell whether another state is desired now."""
         snapshot, self._snapshot = self._snapshot, None
         if snapshot is None:
-            return
+            return False
         # A source may learn only by reading where exactly it reads (a ConfigMap's namespace).
         self._source = snapshot.source
         previous = self._accepted or self._restored
@@ -175,12 +189,13 @@ class Reconciler:
         desired = self._accepted.desired
         known = self._world.desired.generation if self._world.desired is not None else 0
         if desired is None or (previous is not None and desired.generation == known):
-            return
+            return False
         if self._propagating is None:
             self._propagating = snapshot.seen_at
         self._world.accept(desired, now=self._clock.now())
         self._drives.cancel_superseded()
         self._hooks.accepted()
+        return True
 
     async def _look(self) -> None:
         mark = self._world.begin_look()
@@ -203,7 +218,8 @@ class Reconciler:
     def _touch(self) -> None:
         if self._timer is None:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(SETTLE_SECONDS, self._on_timer)
+            pause = max(SETTLE_SECONDS, SETTLE_SHARE * self._cycle_seconds)
+            self._timer = loop.call_later(pause, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None

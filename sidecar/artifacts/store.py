@@ -46,7 +46,7 @@ class Store:
         self._workers = Workers("store", THREADS)
         self._held: dict[str, tuple[Held, ...]] = {}
         self._revisions: dict[str, tuple[Revision, ...]] = {}
-        """Those of ``_held``: with a thousand targets, one change must not cost a thousand steps."""
+        """Those of ``_held``, so that a change of one costs no step for each of the others."""
         self._inventory: Inventory | None = None
         self._edits = 0
         self._holding: dict[str, str] = {}

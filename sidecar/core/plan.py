@@ -26,7 +26,7 @@ from sidecar.core.actions import (
 from sidecar.core.desired import Entry
 from sidecar.core.inventory import Revision
 from sidecar.core.progress import Progress, Stage, for_entry
-from sidecar.core.removal import plan_drop, plan_evictions
+from sidecar.core.removal import plan_drop, plan_evictions, spares_last
 from sidecar.core.room import is_short, refusal, waits_for_room
 from sidecar.core.status import Reason
 from sidecar.core.view import View, has_lost_files, is_as_desired, parameters_key, wanted
@@ -41,7 +41,8 @@ def plan(view: View) -> Plan:
         entries = sorted(
             view.desired.entries.values(), key=lambda entry: not has_lost_files(view, entry)
         )
-        drops = [step for name in view.residents for step in plan_drop(view, name)]
+        spares = spares_last(view)
+        drops = [step for name in view.residents for step in plan_drop(view, name, spares=spares)]
         loads = [step for entry in entries for step in plan_target(view, entry)]
         order = (drops, loads) if is_short(view) else (loads, drops)
         for step in (*order[0], *order[1]):
@@ -60,7 +61,9 @@ def plan_name(view: View, name: str) -> tuple[Action | Wait, ...]:
     entry = view.desired.entries.get(name)
     if entry is not None:
         return tuple(plan_target(view, entry))
-    return tuple(plan_drop(view, name)) if name in view.residents else ()
+    if name not in view.residents:
+        return ()
+    return tuple(plan_drop(view, name, spares=spares_last(view)))
 
 
 def plan_target(view: View, entry: Entry) -> Iterator[Action | Wait]:

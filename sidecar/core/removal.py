@@ -16,8 +16,11 @@ from sidecar.core.status import Reason
 from sidecar.core.view import Prune, View, wanted
 
 
-def plan_drop(view: View, name: str) -> Iterator[Action | Wait]:
-    """Yield the unload of a resident that no document lists, when it may go (P1, P2)."""
+def plan_drop(view: View, name: str, *, spares: bool) -> Iterator[Action | Wait]:
+    """Yield the unload of a resident that no document lists, when it may go (P1, P2).
+
+    ``spares`` is what ``spares_last`` says of the view.
+    """
     desired, engine = view.desired, view.engine
     if desired is None or engine is None or engine.asleep:
         return
@@ -45,7 +48,7 @@ def plan_drop(view: View, name: str) -> Iterator[Action | Wait]:
         and not attempt.is_due(view.basis, view.now)
     ):
         yield waits_for(name, attempt)
-    elif not failed and _would_serve_nothing(view):
+    elif not failed and spares:
         yield Wait(
             name=name,
             reason=Reason.DROPPED,
@@ -68,10 +71,11 @@ def _may_drop(view: View, resident: Resident) -> bool:
     return ours and view.desired.drop_out is DropOut.UNLOAD
 
 
-def _would_serve_nothing(view: View) -> bool:
-    """An engine without a model of its own keeps a last one until a desired one serves (P9).
+def spares_last(view: View) -> bool:
+    """Tell whether what dropped out must serve on.
 
-    Only while one of the desired can still come: when all have failed, the document is obeyed. An
+    An engine without a model of its own keeps a last one until a desired one serves (P9). Only
+    while one of the desired can still come: when all have failed, the document is obeyed. An
     engine without room for both makes it when the new one's files are here.
     """
     desired = view.desired
@@ -81,10 +85,11 @@ def _would_serve_nothing(view: View) -> bool:
         resident = view.residents.get(name)
         if resident is not None and resident.state is Residency.RESIDENT:
             return False
-    coming = [entry for entry in desired.entries.values() if _can_still_come(view, entry)]
-    if is_short(view):
-        return bool(coming) and all(wanted(view, entry) is None for entry in coming)
-    return bool(coming)
+    coming = (entry for entry in desired.entries.values() if _can_still_come(view, entry))
+    if not is_short(view):
+        return next(coming, None) is not None
+    expected = [wanted(view, entry) is not None for entry in coming]
+    return bool(expected) and not any(expected)
 
 
 def _can_still_come(view: View, entry: Entry) -> bool:
@@ -141,7 +146,7 @@ def _may_be_asked_for(view: View, revision: Revision) -> bool:
         return entry is not None
     # Until its source was seen, any of its revisions may be the one; after an agent restart too.
     progress = view.progress.get(entry.name, Progress())
-    return (progress.moved or not progress.answers(entry)) and not _lacks_room(progress)
+    return (progress.moved > 0 or not progress.answers(entry)) and not _lacks_room(progress)
 
 
 def _lacks_room(progress: Progress) -> bool:

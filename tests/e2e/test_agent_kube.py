@@ -135,7 +135,7 @@ def test_an_invalid_edit_is_reported_and_changes_nothing(chat: Chat):
     chat.wait_held("sql")
     chat.place.write({"models.yaml": "models: [{"})
     chat.agent.wait_status(lambda one: one["document"]["problems"])
-    assert (chat.held().keys(), chat.agent.is_ready()) == ({"sql"}, True)
+    assert (set(chat.held()), chat.agent.is_ready()) == ({"sql"}, True)
     chat.write(chat.lora("law", 2))
     chat.wait_held("law")
 
@@ -167,7 +167,7 @@ def test_rights_that_are_taken_away_cost_nothing_and_are_asked_for_by_name(chat:
     chat.place.cluster.start_apiserver()
     chat.wait_problem(f"needs get, list, watch on configmaps/{NAME}")
     chat.write(chat.lora("law", 2))
-    assert (chat.held().keys(), chat.agent.is_ready()) == ({"sql"}, True)
+    assert (set(chat.held()), chat.agent.is_ready()) == ({"sql"}, True)
     chat.place.allow()
     chat.wait_held("law")
 

@@ -96,7 +96,8 @@ def test_a_model_that_returns_within_the_grace_was_never_away(pod: TritonPod):
     pod.agent.wait_target("fraud", lambda one: one["reason"] == "Dropped")
     write_list(pod, one, other)
     wait_models(pod, "fraud", "other")
-    time.sleep(GRACE_SECONDS)  # noqa: TID251 - the unload that must not come would come by now
+    # The unload that must not come would come by now.
+    assert pod.watch_ready(GRACE_SECONDS + 0.5) == {True}
     wait_models(pod, "fraud", "other")
     assert pod.loads("fraud") == 1
 
@@ -113,7 +114,12 @@ def test_the_field_s_old_name_is_read(pod: TritonPod):
 def test_the_phases_of_generation_2(pod: TritonPod):
     def entry(name: str, phase: str, **more: str) -> dict[str, str]:
         source = pod.source(name, f"answer of {name}")
-        return {"name": name, "storage_path": source, "deployment_name": "eu", "phase": phase} | more
+        return {
+            "name": name,
+            "storage_path": source,
+            "deployment_name": "eu",
+            "phase": phase,
+        } | more
 
     here = entry("canary-here", "canary", canary_pod=POD)
     there = entry("canary-there", "canary", canary_pod="triton-chat-7d4f-fghij")
@@ -147,7 +153,7 @@ def test_what_several_deployments_list_stays_until_the_last_one_lets_go(pod: Tri
     wait_models(pod, "shared", "own")
     write_list(pod, us, own)
     pod.agent.wait_target("shared", lambda one: one["readiness"] == "optional")
-    time.sleep(GRACE_SECONDS + 0.5)  # noqa: TID251 - the unload that must not come would come
+    assert pod.watch_ready(GRACE_SECONDS + 0.5) == {True}
     assert pod.infer("shared") == "shared"
     write_list(pod, own)
     wait_models(pod, "own")
@@ -155,7 +161,7 @@ def test_what_several_deployments_list_stays_until_the_last_one_lets_go(pod: Tri
 
 
 def test_a_controller_is_told_why_a_model_failed(pod: TritonPod):
-    """FAILED there is: UNAVAILABLE, with a reason that is not "unloaded"; the engine's own words."""
+    """It takes UNAVAILABLE for FAILED, where the reason is another one than "unloaded"."""
     good = {"name": "good", "storage_path": pod.source("good", "good")}
     bad = {"name": "bad", "storage_path": pod.source("bad", "never", broken=True)}
     gone = {"name": "gone", "storage_path": "/nowhere/at/all"}
@@ -209,7 +215,7 @@ def test_no_trouble_of_the_document_unloads_anything(pod: TritonPod):
     # Not by a restart of the agent either, with nothing but a broken document to read.
     pod.agent.restart()
     pod.agent.wait_ready()
-    time.sleep(GRACE_SECONDS + 0.5)  # noqa: TID251 - the unload that must not come would come
+    assert pod.watch_ready(GRACE_SECONDS + 0.5) == {True}
     assert pod.infer("good") == "good"
     assert pod.loads("good") == 1
     write_list(pod)

@@ -1,4 +1,4 @@
-"""Deaths of a real Triton and of the agent beside it, and what ``/ready`` says through all of it."""
+"""Deaths of a real Triton and of the agent beside it, and what ``/ready`` says all the while."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_the_last_model_serves_until_the_next_one_does(pod: TritonPod):
     pod.agent.start()
     pod.agent.wait_converged()
     pod.agent.edit([pod.entry("new", "new", "there", load_delay=2)])
-    seen = []
+    seen: list[dict[str, Any]] = []
     end = time.monotonic() + 20
     while not (seen and seen[-1]["converged"]) and time.monotonic() < end:
         seen.append(pod.agent.status())

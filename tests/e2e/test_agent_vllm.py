@@ -9,11 +9,11 @@ from itertools import groupby
 import pytest
 
 from lab import LabError
+from lab.clients import BusyClients
 from lab.tiny_model import replace_by_pickle, truncate_safetensors, write_lora
 from lab.vllm import complete
 from lab.web import get
 from tests.support import picker_oracle
-from lab.clients import BusyClients
 from tests.support.vllm_lab import HOUSE, MAX_LORAS, PROMPTS, Streams, replace_bytes
 
 pytestmark = pytest.mark.vllm
@@ -32,22 +32,8 @@ def agent(engine, start_agent):
     return start_agent("vllm", [engine.url], flags=["--resync-seconds=1"])
 
 
-def actions(agent, action, outcome="done"):
-    """How often the agent says that it did something."""
-    family = picker_oracle.parse(agent.metrics_all().encode()).get("model_sidecar_actions_total")
-    return sum(
-        value
-        for labels, value, _ in (family.samples if family else ())
-        if labels == {"action": action, "outcome": outcome}
-    )
-
-
-def gaps(agent):
-    """Sum and number of the gaps that the agent published."""
-    page = agent.metrics_all()
-    found = re.findall(r"^model_sidecar_replacement_gap_seconds_(?:sum|count) (\S+)$", page, re.M)
-    count, total = map(float, found)
-    return total, int(count)
+def warm_ups(agent):
+    return agent.series("model_sidecar_actions_total", action="warm", outcome="done")
 
 
 def test_an_edit_makes_a_lora_answer_and_another_edit_takes_it_away(engine, agent, tmp_path):
@@ -131,7 +117,8 @@ def test_the_gap_of_a_replacement_under_load_is_published(
             before = clients.requests
             agent.apply([entry("sql", sources[2 - turn % 2])])
             agent.wait_for("requests", lambda before=before: clients.requests > before + 5)
-    total, number = gaps(agent)
+    number = agent.series("model_sidecar_replacement_gap_seconds_count")
+    total = agent.series("model_sidecar_replacement_gap_seconds_sum")
     assert number == UPDATES
     figures = (
         f"{UPDATES} replacements under {BUSY_CLIENTS} busy clients: the name was unknown for "
@@ -221,13 +208,13 @@ def test_a_warm_up_is_one_tiny_request_before_the_lora_counts_as_serving(engine,
     seen = []
 
     def look(one):
-        seen.append((one["state"], actions(agent, "warm")))
+        seen.append((one["state"], warm_ups(agent)))
         return one["state"] == "resident"
 
     agent.wait_target("sql", look)
     agent.wait_ready()
     assert engine.calls("/v1/completions", mark) == [200]
-    assert actions(agent, "warm") == 1
+    assert warm_ups(agent) == 1
     # The count is read after the state, so it may only be ahead of it.
     assert seen[-1] == ("resident", 1), seen
 
@@ -263,10 +250,12 @@ class TestPickerPage:
             """Our page, when the engine's pages just before and after it frame it."""
             pages = [get(f"{engine.url}/metrics"), agent.metrics(), get(f"{engine.url}/metrics")]
             first, ours, last = (picker_oracle.read(page.body) for page in pages)
+            assert first.errors == ours.errors == last.errors == []
             steady = (first.queued, first.running) == (last.queued, last.running)
             same = (ours.queued, ours.running) == (first.queued, first.running)
-            # Six figures are shown.
-            framed = first.kv_usage * 0.99999 <= ours.kv_usage <= last.kv_usage * 1.00001
+            low, usage, high = (one.kv_usage or 0.0 for one in (first, ours, last))
+            # Ours has six figures.
+            framed = low * 0.99999 <= usage <= high * 1.00001
             return ours if steady and same and framed and ours.queued else None
 
         reading = agent.wait_for("moment at which both agree", look, 20.0)
@@ -297,7 +286,7 @@ def family_of(families):
     def find(line):
         if line.startswith("#"):
             return line.split()[2]
-        name = re.match(r"[a-zA-Z0-9_:]*", line)[0]
+        name = re.split(r"[^a-zA-Z0-9_:]", line)[0]
         for suffix in ("_bucket", "_sum", "_count"):
             whole = name.removesuffix(suffix)
             if whole in families and families[whole].type in ("histogram", "summary"):

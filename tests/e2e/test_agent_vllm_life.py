@@ -37,12 +37,6 @@ def agent(engine, start_agent):
     return start_agent("vllm", [engine.url], flags=["--resync-seconds=1"])
 
 
-def counter(agent, name, **labels):
-    family = picker_oracle.parse(agent.metrics_all().encode()).get(f"model_sidecar_{name}")
-    samples = family.samples if family is not None else ()
-    return sum(value for told, value, _ in samples if labels.items() <= told.items())
-
-
 def test_an_engine_that_was_killed_gets_every_lora_back(
     engine, agent, tmp_path, capsys, record_property
 ):
@@ -70,7 +64,7 @@ def test_an_engine_that_was_killed_gets_every_lora_back(
     assert {name: engine.answers(name) for name in SEEDS} == expected
     assert sorted(engine.loads(mark)) == sorted([HOUSE, *SEEDS])
     assert engine.lora_calls(mark) == (len(SEEDS), 0)
-    assert counter(agent, "engine_restarts_total") == 1
+    assert agent.series("model_sidecar_engine_restarts_total") == 1
 
 
 def test_an_agent_that_was_killed_is_ready_at_once_and_touches_no_resident(
@@ -159,7 +153,7 @@ def test_an_engine_asleep_is_not_ready_and_gets_no_loads(engine, agent, tmp_path
     assert engine.calls("/v1/completions", mark) == [200, 200]
     assert engine.loads(mark) == ["three"]
     assert engine.lora_calls(mark) == (1, 0)
-    assert counter(agent, "actions_total", action="warm", outcome="done") == 2
+    assert agent.series("model_sidecar_actions_total", action="warm", outcome="done") == 2
     assert engine.answers("three") == engine.reference(3)
 
 

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from lab.configmap import MountedConfigMap
 from lab.process import POLL_SECONDS, Process, free_port
 from lab.web import Answer, get, is_ok
@@ -122,6 +124,15 @@ class AgentProcess:
     def metrics_all(self) -> str:
         """The page for Prometheus."""
         return self.get("/metrics/all").text
+
+    def series(self, name: str, **labels: str) -> float:
+        """The sum of the samples on ``/metrics/all`` that have this name and these labels."""
+        total = 0.0
+        for family in text_string_to_metric_families(self.metrics_all()):
+            for sample in family.samples:
+                if sample.name == name and labels.items() <= sample.labels.items():
+                    total += sample.value
+        return total
 
     def log_text(self) -> str:
         """Everything that all lives of this agent logged."""

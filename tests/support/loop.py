@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 
 from adapters.base import (
@@ -110,6 +110,17 @@ class Scripted:
         if not isinstance(outcome, Done) or outcome.revision is None:
             raise NotFound(f"{entry.source} is not there")
         return outcome.revision
+
+    async def fetch_known(self, entries: Iterable[Entry]) -> Mapping[str, Revision]:
+        self.calls.append(("fetch_known", ""))
+        if (error := self.errors.get(("fetch_known", ""))) is not None:
+            raise error
+        inventory = self.disk.inventory()
+        found = {
+            entry.name: inventory.find(entry.name, self.disk.sources.get(entry.source, ""))
+            for entry in entries
+        }
+        return {name: one for name, one in found.items() if one is not None}
 
     async def evict(self, revision: Revision) -> None:
         await self._enter("evict", revision.name)

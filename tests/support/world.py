@@ -10,9 +10,10 @@ import json
 from collections.abc import Iterable
 from dataclasses import replace
 from enum import Enum
+from typing import Any
 
 from adapters.base import Capabilities
-from sidecar.core.actions import Action, Check, Evict, Fetch, Load, Plan, Unload, Wait, Warm
+from sidecar.core.actions import Action, Check, Evict, Fetch, Load, Plan, Unload, Warm
 from sidecar.core.backoff import Severity
 from sidecar.core.desired import Desired
 from sidecar.core.inventory import Revision
@@ -115,7 +116,11 @@ class Trial:
         """Plan now."""
         return plan(self.view())
 
-    def steps(self, name: str) -> tuple[Action | Wait, ...]:
+    def actions(self) -> tuple[Any, ...]:
+        """Return the actions of a plan made now; a test knows of what kind they are."""
+        return self.plan().actions
+
+    def steps(self, name: str) -> tuple[Any, ...]:
         """Plan one name now."""
         return plan_name(self.view(), name)
 

@@ -7,7 +7,7 @@ import inspect
 from pathlib import Path
 
 import aiohttp
-import httpx
+import httpcore
 import pytest
 
 from adapters.base import (
@@ -22,7 +22,7 @@ from adapters.base import (
 from adapters.fake import FakeServer
 from adapters.fake.asgi import Reply, Request, make_app, reply_json, reply_text
 from adapters.http import (
-    HTTPX_ERRORS,
+    HTTP_ERRORS,
     MAX_WORDS,
     Answer,
     EngineHttp,
@@ -55,7 +55,7 @@ UNUSED = {
 
 @pytest.mark.parametrize(
     ("table", "foreign"),
-    [(HTTPX_ERRORS, one) for one in exceptions_of(httpx)]
+    [(HTTP_ERRORS, one) for one in exceptions_of(httpcore)]
     + [(TRITON_ERRORS, one) for one in exceptions_of(aiohttp) if one.__name__ not in UNUSED],
 )
 def test_every_exception_of_the_clients_is_mapped(table: ErrorTable, foreign: type[Exception]):
@@ -63,9 +63,9 @@ def test_every_exception_of_the_clients_is_mapped(table: ErrorTable, foreign: ty
     error.args = ("words",)
     matching = [ours for known, ours in table if isinstance(error, known)]
     assert matching, f"{foreign.__name__} would reach the agent as it is"
-    if issubclass(foreign, (httpx.ReadTimeout, aiohttp.SocketTimeoutError)):
+    if issubclass(foreign, (httpcore.ReadTimeout, aiohttp.SocketTimeoutError)):
         assert matching[0] is EngineTimeout
-    if issubclass(foreign, (httpx.ConnectError, httpx.ConnectTimeout, aiohttp.ClientOSError)):
+    if issubclass(foreign, (httpcore.ConnectError, httpcore.ConnectTimeout, aiohttp.ClientOSError)):
         assert matching[0] is EngineUnavailable
 
 

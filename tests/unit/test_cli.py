@@ -18,7 +18,15 @@ from sidecar.flags import flags
 from sidecar.settings import Settings
 
 COMMANDS = ("run", "plan", "validate", "status", "version")
-HEAVY = ("httpx", "kubernetes", "tritonclient", "pydantic", "rich", "uvicorn", "prometheus_client")
+HEAVY = (
+    "httpcore",
+    "kubernetes",
+    "tritonclient",
+    "pydantic",
+    "rich",
+    "uvicorn",
+    "prometheus_client",
+)
 
 
 def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

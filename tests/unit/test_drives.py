@@ -270,3 +270,25 @@ async def test_a_document_mended_while_its_load_is_under_way_is_tried_at_once():
         agent.scripted.errors["load", "a"] = EngineRejected("wrong parameter")
         gate.set()
         await agent.wait(lambda _: agent.loads("a") == 2, timeout=10.0)
+
+
+MANY = [f"n{number:03}" for number in range(100)]
+
+
+async def test_what_many_targets_have_on_disk_is_found_at_once():
+    agent = Loop(VLLM)
+    for name in MANY[1:]:
+        agent.disk.make(name, "v1")
+    async with agent.running():
+        agent.ask(*MANY)
+        await agent.converge()
+    assert [name for verb, name in agent.calls if verb == "fetch"] == MANY[:1]
+
+
+async def test_a_defect_in_finding_them_leaves_each_to_its_own_fetch(caplog):
+    agent = Loop(VLLM)
+    agent.scripted.errors["fetch_known", ""] = ZeroDivisionError("a bug")
+    async with agent.running():
+        agent.ask(*MANY)
+        await agent.converge()
+    assert "each target is fetched by itself" in caplog.text

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, TypeVar, cast
 
 import pytest
 
 from adapters import base
-from adapters.base import EngineError, EngineState, Kind, Target
+from adapters.base import EngineAdapter, EngineError, EngineState, Kind, Target
 from sidecar import errors
 from sidecar.core.actions import Check, Evict, Fetch, Load, Unload, Warm
 from sidecar.core.backoff import Severity
@@ -17,10 +18,11 @@ from sidecar.errors import ArtifactError
 from sidecar.executor import ENGINE_ERRORS, Executor, failure_of
 from tests.support.simulated import entry, revision
 
+E = TypeVar("E", bound=Exception)
 A = entry("a")
 V1 = revision("a")
 TARGET = Target(name="a", kind=Kind.LORA)
-ACTIONS = {
+ACTIONS: dict[str, Any] = {
     "fetch": Fetch(name="a", entry=A),
     "check": Check(name="a", entry=A, revision=V1),
     "load": Load(name="a", target=TARGET, revision=V1),
@@ -30,7 +32,7 @@ ACTIONS = {
 }
 
 
-def family(root: type[Exception]) -> Iterator[type[Exception]]:
+def family(root: type[E]) -> Iterator[type[E]]:
     """Yield a class and all that derive from it."""
     yield root
     for one in root.__subclasses__():
@@ -63,6 +65,10 @@ class Scripted:
         self._answer("fetch", entry.name, restore)
         return V1
 
+    async def fetch_known(self, entries):
+        self._answer("fetch_known", [one.name for one in entries])
+        return {"a": V1}
+
     async def evict(self, revision):
         self._answer("evict", revision.path)
 
@@ -71,10 +77,15 @@ class Scripted:
         return V1
 
 
+def executor_of(scripted: Scripted) -> Executor:
+    """Return an executor over one that can do what executors ask for, and no more."""
+    adapter = cast(EngineAdapter, scripted)
+    return Executor(adapter=adapter, files=scripted, check=scripted.check)
+
+
 async def run(scripted: Scripted, action, engine: EngineState | None = None):
     """Carry out one action; return its outcome."""
-    executor = Executor(adapter=scripted, files=scripted, check=scripted.check)
-    return await executor.run(action, engine, lambda *_: None)
+    return await executor_of(scripted).run(action, engine, lambda *_: None)
 
 
 @pytest.mark.parametrize("name", ACTIONS)
@@ -151,6 +162,18 @@ async def test_disk_errors_become_outcomes(error, message):
     assert outcome == Failed(
         reason=Reason.FETCH_FAILED, message=message, severity=Severity.TRANSIENT
     )
+
+
+async def test_what_is_known_of_many_fetches_is_asked_for_at_once():
+    scripted = Scripted()
+    assert await executor_of(scripted).find_known([ACTIONS["fetch"]]) == {"a": V1}
+    assert scripted.asked == [("fetch_known", ["a"])]
+
+
+@pytest.mark.parametrize("error", [errors.FetchFailed("no"), OSError("no")])
+async def test_nothing_is_known_where_it_cannot_be_asked(error):
+    scripted = Scripted(error)
+    assert await executor_of(scripted).find_known([ACTIONS["fetch"]]) == {}
 
 
 async def test_a_defect_is_not_hidden():

@@ -37,7 +37,7 @@ def starts():
     asked = ("v2", "dropped", "undecided", "absent", "incomplete")
     for engine, (_, ranks) in ENGINES.items():
         answers = (None, "v1", "v2", "foreign")
-        holds = [(one,) for one in answers]
+        holds: list[tuple[str | None, ...]] = [(one,) for one in answers]
         if ranks == 2:
             holds = [("v1", None), ("v2", None), ("v1", "v2"), ("v1", "v1")]
         for held, memory, want in itertools.product(holds, remembered, asked):
@@ -56,10 +56,10 @@ def begin(start: Start) -> Trial:
         trial.disk.make("a", number)
     places = {number: revision("a", number, kind=kind).path for number in ("v1", "v2")}
     places["foreign"] = FOREIGN
-    for rank, number in zip(trial.engine.serving, start.held, strict=True):
-        if number is not None:
-            rank["a"] = trial.engine.links["a"] = places[number]
-            trial.engine.may_read[places[number]] = None
+    for rank, answers in zip(trial.engine.serving, start.held, strict=True):
+        if answers is not None:
+            rank["a"] = trial.engine.links["a"] = places[answers]
+            trial.engine.may_read[places[answers]] = None
     if start.held[0] == "foreign" and start.remembered is None:
         trial.strangers = frozenset({"a"})
     held = {"a": Held(path=places[start.remembered])} if start.remembered else {}
@@ -106,10 +106,10 @@ def assert_dropped_as_asked(start: Start, trial: Trial) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_any_prefix_of_any_plan_converges(engine):
     for start in (one for one in starts() if one.engine == engine):
-        ahead = begin(start).plan().actions
+        ahead = begin(start).actions()
         for length, restarted in itertools.product(range(len(ahead) + 1), (False, True)):
             trial = begin(start)
-            trial.apply_all(trial.plan().actions[:length])
+            trial.apply_all(trial.actions()[:length])
             if restarted:
                 trial.restart_agent()
             assert_settled(trial, start)
@@ -121,10 +121,10 @@ def test_any_prefix_of_any_plan_converges(engine):
 def test_any_failing_step_of_any_plan_converges(engine, mode):
     for start in (one for one in starts() if one.engine == engine):
         for length, restarted in itertools.product(
-            range(len(begin(start).plan().actions)), (False, True)
+            range(len(begin(start).actions())), (False, True)
         ):
             trial = begin(start)
-            *before, last = trial.plan().actions[: length + 1]
+            *before, last = trial.actions()[: length + 1]
             trial.apply_all(before)
             trial.apply(last, mode)
             if restarted:
@@ -136,10 +136,10 @@ def test_any_failing_step_of_any_plan_converges(engine, mode):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_engine_restart_after_any_prefix_heals(engine):
     for start in (one for one in starts() if one.engine == engine and one.asked == "v2"):
-        ahead = begin(start).plan().actions
+        ahead = begin(start).actions()
         for length, restarted in itertools.product(range(len(ahead) + 1), (False, True)):
             trial = begin(start)
-            trial.apply_all(trial.plan().actions[:length])
+            trial.apply_all(trial.actions()[:length])
             trial.restart_engine()
             if restarted:
                 trial.restart_agent()
@@ -149,12 +149,12 @@ def test_an_engine_restart_after_any_prefix_heals(engine):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_another_document_after_any_prefix_converges(engine):
     for start in (one for one in starts() if one.engine == engine):
-        ahead = begin(start).plan().actions
+        ahead = begin(start).actions()
         for length, next_asked in itertools.product(
             range(len(ahead) + 1), ("v2", "absent", "dropped")
         ):
             trial = begin(start)
-            trial.apply_all(trial.plan().actions[:length])
+            trial.apply_all(trial.actions()[:length])
             trial.accept(document_of(replace(start, asked=next_asked)))
             trial.disk.sources["s3://a"] = "v1"
             trial.world.moved("a")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.desired import DropOut
-from sidecar.core.memory import Held, Latch, Memory, Owned, from_json, to_json
+from sidecar.core.memory import Held, Latch, Memory, Owned, anew, from_json, to_json
 
 seconds = st.floats(0, 1e10)
 names = st.text(min_size=1, max_size=5)
@@ -73,3 +73,7 @@ def damaged(**changes):
 def test_anything_else_is_refused_with_one_error(value):
     with pytest.raises(ValueError, match=r"."):
         from_json(value)
+
+
+def test_without_memory_whatever_lies_on_disk_may_be_read_again():
+    assert anew(["/a", "/b"], 5.0) == Memory(retired={"/a": 5.0, "/b": 5.0})

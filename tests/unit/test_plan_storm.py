@@ -72,8 +72,16 @@ class Storm(RuleBasedStateMachine):
             )
             for name in sorted(listed)
         ]
-        words = {other[1]: [other[0]]} if other is not None else {}
-        self.trial.accept(document(*entries, incomplete=incomplete, drop_out=drop_out, **words))
+        where, what = other if other is not None else ("", "")
+        self.trial.accept(
+            document(
+                *entries,
+                incomplete=incomplete,
+                drop_out=drop_out,
+                undecided=[where] if what == "undecided" else [],
+                absent=[where] if what == "absent" else [],
+            )
+        )
 
     @rule(
         steps=st.lists(
@@ -88,7 +96,7 @@ class Storm(RuleBasedStateMachine):
         for number, mode in steps:
             if looks:
                 self.trial.look()
-            ahead = self.trial.plan().actions
+            ahead = self.trial.actions()
             firsts = list({one.name: one for one in reversed(ahead)}.values())
             if firsts:
                 self.trial.apply(firsts[number % len(firsts)], mode)
@@ -98,7 +106,7 @@ class Storm(RuleBasedStateMachine):
     def have_a_calm_moment(self, rounds):
         for _ in range(rounds):
             self.trial.look()
-            self.trial.apply_all(self.trial.plan().actions)
+            self.trial.apply_all(self.trial.actions())
             self.trial.world.forget_strangers(())
 
     @rule(
@@ -139,6 +147,7 @@ class Storm(RuleBasedStateMachine):
 
     def teardown(self):
         self.trial.engine.asleep = False
+        self.trial.engine.numb.clear()
         self.trial.settle()
         assert not self.trial.broken
         assert not self.trial.held_as_desired()
@@ -146,7 +155,7 @@ class Storm(RuleBasedStateMachine):
 
 TestStorm = Storm.TestCase
 TestStorm.settings = settings(
-    max_examples=100,
+    max_examples=120,
     stateful_step_count=20,
     deadline=None,
     derandomize=True,

@@ -47,14 +47,14 @@ class Row:
     ready: bool = False
     latch: Latch = FRESH
     document: DocumentFact = ACCEPTED
-    targets: dict = field(default_factory=dict)
+    targets: dict[str, tuple[Readiness, Came]] = field(default_factory=dict)
     """Name -> (readiness, how far it came)."""
     alone: bool = True
     residents: int = 0
     gate: Gate = Gate.INITIAL
     answering: Answering = UP
     asleep: bool = False
-    failing: frozenset = frozenset()
+    failing: frozenset[str] = frozenset()
     incarnation: int = 1
 
 
@@ -295,7 +295,7 @@ def test_the_latch_ends_with_the_engines_incarnation():
     verdict = evaluate(passed, facts_of(again), now=NOW + 50.0)
     assert not verdict.ready
     assert verdict.latch.first_answer_at == NOW + 50.0
-    assert verdict.latch.gating == {"a"}
+    assert verdict.latch.gating == frozenset({"a"})
 
 
 def test_later_incarnations_gate_by_the_current_document_without_what_was_failing():
@@ -306,7 +306,7 @@ def test_later_incarnations_gate_by_the_current_document_without_what_was_failin
         targets={"a": (INITIAL, PENDING), "bad": (REQUIRED, REFUSED), "o": (OPTIONAL, PENDING)},
     )
     verdict = evaluate(PASSED, facts_of(row), now=NOW)
-    assert verdict.latch.gating == {"a"}
+    assert verdict.latch.gating == frozenset({"a"})
 
 
 def test_the_initial_timeout_counts_from_the_engines_first_answer():

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from adapters.base import EngineState, Kind, Resident
+from adapters.base import EngineState, Resident
 from sidecar.core.memory import Memory
 from sidecar.core.plan import plan
 from sidecar.core.snapshot import Presence
@@ -247,18 +247,21 @@ async def test_a_thousand_targets_converge_with_few_looks():
         agent.ask(*names)
         await agent.converge(timeout=600.0)
     assert len(agent.engine.names()) == 1000
-    assert len(agent.calls) == 3000
+    assert sum(agent.loads(name) for name in names) == 1000
     # Far above what it takes; what grows with the square of the targets takes longer.
     assert time.perf_counter() - began < 30.0
 
 
-def test_a_plan_of_a_thousand_targets_is_made_in_no_time():
+@pytest.mark.parametrize("capabilities", [VLLM, TRITON])
+def test_a_plan_of_a_thousand_targets_is_made_in_no_time(capabilities):
     def seconds(number: int) -> float:
-        trial = Trial(VLLM)
+        trial = Trial(capabilities)
         for index in range(number):
             trial.disk.make(f"n{index}", "v1")
         held = (
-            Resident(name=f"old{index}", kind=Kind.LORA, paths=frozenset({f"/store/old{index}"}))
+            Resident(
+                name=f"old{index}", kind=trial.disk.kind, paths=frozenset({f"/store/old{index}"})
+            )
             for index in range(number)
         )
         trial.world.memory = Memory()
@@ -268,7 +271,7 @@ def test_a_plan_of_a_thousand_targets_is_made_in_no_time():
         view = trial.view()
         began = time.perf_counter()
         ahead = plan(view)
-        assert len(ahead.actions) == 2 * number
+        assert len(ahead.actions) + len(ahead.waits) == 2 * number
         return time.perf_counter() - began
 
     assert seconds(1000) < 1.0

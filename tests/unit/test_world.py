@@ -128,9 +128,9 @@ def test_after_an_unknown_outcome_comes_a_look(outcome):
     trial = settled(VLLM, "a")
     trial.disk.sources["s3://a"] = "v2"
     trial.world.moved("a")
-    fetch, *_ = trial.plan().actions
+    fetch, *_ = trial.actions()
     trial.apply(fetch)
-    *_, unload, load = trial.plan().actions
+    *_, unload, load = trial.actions()
     trial.apply(unload)
     mark = trial.world.begin_look()
     stale = trial.engine.observe()
@@ -150,9 +150,9 @@ def test_an_unload_of_unknown_outcome_is_looked_at_before_it_is_repeated():
     trial.accept(document())
     trial.apply(unload_of("a"), Mode.DROPPED)
     trial.now += 100.0
-    assert not trial.plan().actions
+    assert not trial.actions()
     trial.look()
-    assert trial.plan().actions == (unload_of("a"),)
+    assert trial.actions() == (unload_of("a"),)
 
 
 def test_after_waking_every_resident_is_proved_and_what_refuses_is_loaded_again():
@@ -164,7 +164,7 @@ def test_after_waking_every_resident_is_proved_and_what_refuses_is_loaded_again(
     trial.engine.asleep = False
     trial.engine.numb = {"b"}
     trial.look()
-    warms = trial.plan().actions
+    warms = trial.actions()
     assert {(type(one), one.name) for one in warms} == {(Warm, "a"), (Warm, "b")}
     trial.apply_all(warms)
     assert not trial.steps("a")
@@ -194,7 +194,7 @@ def test_a_moved_source_is_fetched_at_once_and_a_stranger_cannot_move():
 def test_failures_count_against_what_they_were_tried_against():
     trial = settled(VLLM, "a")
     trial.accept(document(entry("a"), entry("late", parameters={"wrong": True})))
-    trial.apply_all(trial.plan().actions[:1])
+    trial.apply_all(trial.actions()[:1])
     action, began = load_of(trial, "late"), trial.world.basis
     # The document is mended while the engine still works on what it said before.
     trial.accept(document(entry("a"), entry("late", parameters={"right": True})))
@@ -211,7 +211,7 @@ def test_two_refused_replacements_do_not_wake_each_other():
     calls = 0
     for _ in range(20):
         trial.look()
-        for one in trial.plan().actions:
+        for one in trial.actions():
             calls += isinstance(one, Load) and not one.fallback
             trial.apply(one)
     assert calls == 2
@@ -221,7 +221,7 @@ def test_two_refused_replacements_do_not_wake_each_other():
 def test_freed_capacity_is_worth_another_try():
     trial = settled(VLLM, "a")
     trial.accept(document(entry("late")))
-    trial.apply_all(trial.plan().actions[:1])
+    trial.apply_all(trial.actions()[:1])
     trial.apply(load_of(trial, "late"), Mode.REJECTED)
     assert not any(isinstance(step, Load) for step in trial.steps("late"))
     trial.apply(unload_of("a"))
@@ -231,13 +231,13 @@ def test_freed_capacity_is_worth_another_try():
 def test_files_that_cannot_be_deleted_are_no_trouble_of_their_target():
     trial = settled(VLLM, "a")
     old = trial.disk.make("a", "v0")
-    (evict,) = trial.plan().actions
+    (evict,) = trial.actions()
     assert evict == Evict(name="a", revision=old)
     trial.apply(evict, Mode.TRANSIENT)
     assert not trial.world.progress["a"].failures
     assert not trial.plan()
     trial.now += 2.0
-    (evict,) = trial.plan().actions
+    (evict,) = trial.actions()
     trial.apply(evict, Mode.TRANSIENT)
     trial.now += 1.5
     assert not trial.plan()
@@ -255,7 +255,7 @@ def test_an_unload_by_somebody_else_retires_the_files_too():
     assert not trial.plan()
     trial.now += trial.policy.retain_seconds
     trial.world.forget_strangers(())
-    assert [type(one) for one in trial.plan().actions] == [Evict]
+    assert [type(one) for one in trial.actions()] == [Evict]
 
 
 def test_progress_of_names_that_nobody_asks_for_and_nobody_holds_is_dropped():

@@ -1,0 +1,57 @@
+"""The demos end by themselves, say that every step happened, and read well."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS = 600.0
+LINES = 70
+
+
+def perform(work: Path, *module: str) -> str:
+    """Run a demo as make does, with an empty directory for temporary files; return its account."""
+    done = subprocess.run(
+        [sys.executable, "-m", *module],
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(work)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    assert "All 5 steps happened" in done.stdout
+    lines = done.stdout.splitlines()
+    assert len(lines) < LINES
+    assert max(map(len, lines)) <= 100
+    assert os.listdir(work) == []
+    return done.stdout
+
+
+@pytest.mark.triton
+def test_the_demo_on_a_real_triton(tmp_path: Path):
+    account = perform(tmp_path, "demo.triton")
+    assert "Triton 2.51 at http://127.0.0.1:" in account
+    assert "greeter (v2) says 'Good evening'" in account
+    assert "this model is broken on purpose" in account
+
+
+@pytest.mark.triton
+def test_the_demo_where_there_is_no_triton(tmp_path: Path):
+    account = perform(tmp_path, "demo.triton", "--fake")
+    assert "the fake engine takes Triton's part" in account
+
+
+@pytest.mark.vllm
+def test_the_demo_on_a_real_vllm(tmp_path: Path):
+    account = perform(tmp_path, "demo.vllm_lora")
+    assert "the engine cannot be seen" in account
+    assert "as before it died" in account
