@@ -11,7 +11,7 @@ Errors, and the reaction each calls for::
     |-- EngineTimeout        the outcome is unknown          -> observe first
     |-- EngineBusy           it asks to come back later      -> retry later
     |-- EngineRejected       it read the request and said no -> retry when something changed
-    |   `-- EngineUnsupported  it cannot do this as started  -> the same; the message says what to do
+    |   `-- EngineUnsupported  it cannot do this as started  -> the same; the message says what
     `-- EngineProtocolError  it answered something else      -> loud, slow retry
 """
 

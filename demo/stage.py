@@ -29,7 +29,7 @@ LABEL = 12
 POLL_SECONDS = 0.02
 STEP_SECONDS = 60.0
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ("vllm:num_requests_waiting", "vllm:num_requests_running", "model_sidecar_ready")
+FIGURES = ("vllm:num_requests_waiting", "vllm:num_requests_running", "model_sidecar_ready")
 LORAS = re.compile(r"^vllm:lora_requests_info\{(.*)\}", re.MULTILINE)
 LABELS = re.compile(r'(\w+)="([^"]*)"')
 
@@ -186,7 +186,7 @@ class Stage:
         reasons = " ".join(answer.json()["reasons"])
         say("/ready", f"{answer.status}{f', {reasons}' if reasons else ''}")
         self.check(answer.status == 200, f"/ready answers {answer.status}: {reasons}")
-        say("/metrics", *self._page())
+        say("/metrics", self._page())
 
     def answer(self, name: str, wanted: str, note: str = "") -> None:
         """Wait until the revision called ``wanted`` answers, and show what it says."""
@@ -250,17 +250,15 @@ class Stage:
         said = pattern.findall(self._agent.log.read_text(errors="replace"))
         return str(said[-1]) if said else str(self.status()["cycle"])
 
-    def _page(self) -> list[str]:
-        """Return the lines of the picker page that say most."""
+    def _page(self) -> str:
+        """Return the figures of the picker page that say most, on one line."""
         text = self.until("picker page", self._fresh_page)
-        plain = [
-            line.removeprefix("vllm:") for line in text.splitlines() if line.split(" ")[0] in PAGE
-        ]
+        lines = text.splitlines()
+        plain = [line.removeprefix("vllm:") for line in lines if line.partition(" ")[0] in FIGURES]
         labels = dict(LABELS.findall("".join(LORAS.findall(text))))
-        if labels["max_lora"] == "0":
-            return ["  ".join(plain)]
-        running = labels["running_lora_adapters"]
-        return ["  ".join(plain), f'lora_requests_info running_lora_adapters="{running}"']
+        if labels["max_lora"] != "0":
+            plain[0] = f'running_lora_adapters="{labels["running_lora_adapters"]}"'
+        return "  ".join(plain)
 
     def _fresh_page(self) -> str | None:
         answer = self._get("/metrics")

@@ -20,8 +20,8 @@ from lab import LabError, directory
 
 STAMP = ".lab-stamp"
 PIP_TIMEOUT_SECONDS = 1800.0
-PYTHONS = ("3.11", "3.12")
-"""For which both engines have wheels, and Triton a stub of its Python backend."""
+PYTHONS = ("3.11",)
+"""Seen to work with both engines. (With 3.12 and 3.13 Triton starts, and its Python models hang.)"""
 
 # Children of an install hold its lock too: when the installer is killed, they may still be writing.
 _held: set[int] = set()
@@ -142,7 +142,7 @@ def base_python() -> str:
     for version in PYTHONS:
         if (found := shutil.which(f"python{version}")) is not None:
             return found
-    raise LabError(f"The lab's engines need one of Python {', '.join(PYTHONS)} on PATH.")
+    raise LabError(f"The lab's engines need Python {', '.join(PYTHONS)} on PATH.")
 
 
 def _make_environment(path: Path) -> None:

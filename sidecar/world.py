@@ -35,6 +35,7 @@ class World:
         self.residents: dict[str, Resident] = {}
         self.progress: dict[str, Progress] = {}
         self._freed = 0
+        self._evicted = 0
         self._sequence = 0
         self._answered: dict[str, int] = {}
         """Names whose residency an answer changed -> when, in marks."""
@@ -49,6 +50,7 @@ class World:
             generation=self.memory.generation,
             incarnation=self.memory.incarnation,
             freed=self._freed,
+            evicted=self._evicted,
         )
 
     def view(self, inventory: Inventory, now: float) -> View:
@@ -163,6 +165,7 @@ class World:
         self.progress[name] = effect.progress
         self.memory = effect.memory
         self._freed += effect.freed
+        self._evicted += effect.evicted
 
     def _keep_failed_eviction(
         self, action: Evict, outcome: Failed, *, basis: Basis, now: float, jitter: float

@@ -175,7 +175,10 @@ def _transfer(
     stop: Event,
     report: Callable[[int], None],
 ) -> None:
-    buffer = memoryview(bytearray(CHUNK_BYTES))
+    with source_errors(where):
+        # A full chunk for each small file would cost time, and memory that no thread gives back.
+        expected = os.fstat(source).st_size
+    buffer = memoryview(bytearray(min(CHUNK_BYTES, expected + 1)))
     while True:
         raise_if_stopped(stop)
         with source_errors(where):

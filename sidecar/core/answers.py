@@ -72,12 +72,7 @@ def is_model_ready(status: Status, name: str) -> bool:
 def is_settled(status: Status, name: str) -> bool:
     """Tell whether one target is as the document asks, whatever becomes of the others."""
     one = status.targets.get(name)
-    if status.converged:
-        return True
-    if one is None or status.document.generation == 0:
-        return False
-    resident = one.state is State.RESIDENT
-    return resident == one.desired and one.retry_at is None and not one.reason
+    return status.converged or (one is not None and one.converged)
 
 
 def _model(name: str, created: int, *, root: str, parent: str | None) -> dict[str, object]:

@@ -31,7 +31,9 @@ class Basis:
     generation: int = 0
     incarnation: int = 0
     freed: int = 0
-    """Counter of capacity given back: unloads and evictions."""
+    """Counter of unloads, which give the engine room."""
+    evicted: int = 0
+    """Counter of evictions, which give the disk room."""
 
 
 def retry_at(failures: int, severity: Severity, *, now: float, jitter: float) -> float:

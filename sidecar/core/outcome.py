@@ -68,7 +68,9 @@ class Effect:
     resident: Resident | None
     """What the engine's answer says it holds now."""
     freed: bool = False
-    """Capacity was given back: rejected targets are worth another try."""
+    """The engine was given room: what it rejected is worth another try."""
+    evicted: bool = False
+    """The disk was given room."""
 
 
 def after(
@@ -98,7 +100,7 @@ def after(
             return _unloaded(before, action, now)
         case Evict():
             retired = _less(before.memory.retired, action.revision.path)
-            return replace(before, memory=replace(before.memory, retired=retired), freed=True)
+            return replace(before, memory=replace(before.memory, retired=retired), evicted=True)
         case _:
             assert_never(action)
 
@@ -209,5 +211,7 @@ def _without(progress: Progress, stage: Stage) -> Progress:
     return replace(progress, attempt=None) if attempt and attempt.stage is stage else progress
 
 
-def _less(mapping: Mapping[str, V], key: str) -> dict[str, V]:
+def _less(mapping: Mapping[str, V], key: str) -> Mapping[str, V]:
+    if key not in mapping:
+        return mapping
     return {name: value for name, value in mapping.items() if name != key}

@@ -45,11 +45,12 @@ class Attempt:
             return True
         if self.severity is Severity.TRANSIENT:
             restarted = basis.incarnation != self.basis.incarnation
-            freed = basis.freed != self.basis.freed
+            evicted = basis.evicted != self.basis.evicted
             return (restarted and self.stage in ENGINE_STAGES) or (
-                freed and self.reason is Reason.STORE_FULL
+                evicted and self.reason is Reason.STORE_FULL
             )
-        return basis != self.basis
+        # Room on disk makes no engine change its mind.
+        return replace(basis, evicted=self.basis.evicted) != self.basis
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

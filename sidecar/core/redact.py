@@ -34,6 +34,9 @@ def _without_user(path: str, *, scheme: str) -> str:
         # hf://gpt2@main names a revision, and no user.
         if scheme == "hf:" and ":" not in user:
             return path
+        # Another "@" behind the first slash: either may be part of a password.
+        if "@" in rest and ":" in user:
+            return f"{MASK}@{path.rpartition('@')[2]}"
         return f"{MASK}@{host}{slash}{rest}"
     if "@" in rest and _has_password(authority):
         return f"{MASK}@{path.rpartition('@')[2]}"

@@ -86,9 +86,9 @@ class SlotReplay:
         before they are active.
         """
         listed = tuple(names)
-        kept = self
+        kept, seen = self, frozenset(listed)
         for name in self.in_cpu:
-            if name not in listed:
+            if name not in seen:
                 kept = kept.forgotten(name)
         unseen = tuple(name for name in listed if name not in kept.slots)
         if kept.max_loras is not None and len(kept.slots) + len(unseen) > kept.max_loras:
@@ -114,7 +114,9 @@ class SlotReplay:
 
 
 def _newest(held: tuple[str, ...], used: tuple[str, ...], places: int | None) -> tuple[str, ...]:
-    order = (*(name for name in held if name not in used), *used)
+    if any(name in held for name in used):
+        held = tuple(name for name in held if name not in used)
+    order = held + used
     return order if places is None else order[max(0, len(order) - places) :]
 
 

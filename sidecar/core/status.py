@@ -96,6 +96,8 @@ class TargetStatus:
     """Believed to be in a GPU slot (LoRAs); None where that is unknown."""
     everywhere: bool = True
     """False: the document gives it to some pods only."""
+    converged: bool = False
+    """The engine holds exactly what the document asks for, and nothing is under way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -125,6 +125,12 @@ def _target_status(
         total_bytes=underway.total_bytes if underway else None,
         in_slot=None if context.in_slot is None or resident is None else name in context.in_slot,
         everywhere=entry.everywhere if entry is not None else True,
+        converged=entry is not None
+        and problem is None
+        and underway is None
+        and wait is None
+        and not progress.moved
+        and is_as_desired(view, entry),
     )
 
 

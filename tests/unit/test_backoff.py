@@ -12,12 +12,13 @@ from sidecar.core.backoff import Basis, Severity, retry_at
 from sidecar.core.progress import Attempt, Stage, failed
 from sidecar.core.status import Reason
 
-BASIS = Basis(generation=3, incarnation=2, freed=5)
+BASIS = Basis(generation=3, incarnation=2, freed=5, evicted=7)
 CHANGES = {
     "nothing": {},
     "document": {"generation": 4},
     "engine start": {"incarnation": 3},
     "freed capacity": {"freed": 6},
+    "evicted files": {"evicted": 8},
 }
 
 
@@ -63,7 +64,8 @@ def test_an_answer_that_no_engine_should_give_is_retried_slowly_from_the_first_t
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_rejection_is_due_at_once_when_what_it_was_tried_against_changed(severity, change):
     later = replace(BASIS, **CHANGES[change])
-    assert attempt(severity).is_due(later, 101.0) == (change != "nothing")
+    unmoved = ("nothing", "evicted files")
+    assert attempt(severity).is_due(later, 101.0) == (change not in unmoved)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +77,9 @@ def test_a_rejection_is_due_at_once_when_what_it_was_tried_against_changed(sever
         (Stage.UNLOAD, Reason.ENGINE_TIMEOUT, "engine start", True),
         (Stage.FETCH, Reason.FETCH_FAILED, "engine start", False),
         (Stage.FETCH, Reason.FETCH_FAILED, "freed capacity", False),
-        (Stage.FETCH, Reason.STORE_FULL, "freed capacity", True),
+        (Stage.FETCH, Reason.STORE_FULL, "freed capacity", False),
+        (Stage.FETCH, Reason.STORE_FULL, "evicted files", True),
+        (Stage.FETCH, Reason.FETCH_FAILED, "evicted files", False),
         (Stage.FETCH, Reason.FETCH_FAILED, "nothing", False),
     ],
 )

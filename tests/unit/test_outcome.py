@@ -148,7 +148,8 @@ def test_an_unload_frees_and_forgets_but_one_that_makes_room_for_itself_does_not
 def test_an_eviction_frees_and_is_retired_no_more():
     memory = Memory(retired={V1.path: 1.0, V2.path: 1.0})
     state = take(effect(memory=memory), Evict(name="a", revision=V1))
-    assert state.freed
+    assert state.evicted
+    assert not state.freed
     assert state.memory.retired == {V2.path: 1.0}
 
 

@@ -64,9 +64,9 @@ def test_every_promised_series_is_there():
     telemetry.action_done("load", "done", 1.5)
     telemetry.sampled("done")
     promised = """ready converged document_info document_valid document_problems targets
-        target_state actions_total action_duration_seconds propagation_seconds replacement_gap_seconds engine_up
-        engine_restarts_total engine_sample_age_seconds engine_samples_total store_bytes
-        fetched_bytes_total event_loop_lag_seconds build_info"""
+        target_state actions_total action_duration_seconds propagation_seconds
+        replacement_gap_seconds engine_up engine_restarts_total engine_sample_age_seconds
+        engine_samples_total store_bytes fetched_bytes_total event_loop_lag_seconds build_info"""
     names = families(telemetry, sample_age_seconds=0.5).keys()
     assert names == {f"{PREFIX}_{name}" for name in promised.split()}
 
