@@ -15,7 +15,7 @@ from bench.processes import Agent, Engine
 from bench.report import NOT_MEASURED, NotMeasuredError, Table, median, ratio, seconds
 
 LOAD_SECONDS = 0.001
-COUNTS = {200: 3, 1000: 2}
+COUNTS = {200: 5, 1000: 3}
 """LoRAs at once, and how often that is measured."""
 SYNCER_COUNT = 200
 DEADLINE_SECONDS = 120.0

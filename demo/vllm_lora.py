@@ -28,7 +28,13 @@ class RealVllm:
 
     def __init__(self, work: Path) -> None:
         # The development routes tell the agent what it can hold at once.
-        self._server = Vllm(work / "vllm", write_base_model(work / "base"), dev_mode=True)
+        self._server = Vllm(
+            work / "vllm",
+            write_base_model(work / "base"),
+            dev_mode=True,
+            # It leaves its sockets behind: here they go with everything else.
+            extra_env={"TMPDIR": str(work)},
+        )
         self.url = self._server.url
         self.metrics_url = self._server.metrics_url
         self.flags = ("--engine=vllm", f"--engine-url={self.url}")

@@ -21,7 +21,7 @@ from lab import LabError, directory
 STAMP = ".lab-stamp"
 PIP_TIMEOUT_SECONDS = 1800.0
 PYTHONS = ("3.11",)
-"""Seen to work with both engines. (With 3.12 and 3.13 Triton starts, and its Python models hang.)"""
+"""Seen to work with both engines. (With 3.12 and 3.13 Triton starts; its Python models hang.)"""
 
 # Children of an install hold its lock too: when the installer is killed, they may still be writing.
 _held: set[int] = set()

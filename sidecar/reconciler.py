@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from adapters.base import EngineAdapter, EngineError, EngineState, EngineUnavailable
 from sidecar.core.accept import Accepted, AcceptOptions, accept
-from sidecar.core.actions import Plan
+from sidecar.core.actions import Plan, is_departure
 from sidecar.core.documents import Pod
 from sidecar.core.inventory import Inventory
 from sidecar.core.memory import Memory
@@ -136,14 +136,16 @@ class Reconciler:
         self._hooks.beat(self._resync_seconds + BEAT_SECONDS)
         self._wake.clear()
         began = self._clock.monotonic()
-        if self._accept():
-            # An edit does not wait for another look: what the last one saw, and what the engine
-            # answered since, is as good as any look is once it has ended.
-            self._start_due(group)
-        await self._look()
-        # What arrived during the look is decided on at once, not a cycle later.
-        self._accept()
-        now = self._start_due(group)
+        if self._accept() and self._begin_edit(group):
+            # The look follows at once, in a cycle of its own.
+            self._wake.set()
+        else:
+            await self._look()
+            # What arrived during the look is decided on at once, not a cycle later.
+            self._accept()
+            self._plan = self._make_plan()
+            self._drives.start(self._plan, group)
+        now = self._clock.now()
         cycle = self._cycle(now)
         self._say(cycle)
         status = self._publish()
@@ -155,11 +157,21 @@ class Reconciler:
         self._cycle_seconds = self._clock.monotonic() - began
         return cycle
 
-    def _start_due(self, group: asyncio.TaskGroup) -> float:
-        now = self._clock.now()
-        self._plan = plan(self._world.view(self._inventory(), now))
-        self._drives.start(self._plan, group)
-        return now
+    def _make_plan(self) -> Plan:
+        return plan(self._world.view(self._inventory(), self._clock.now()))
+
+    def _begin_edit(self, group: asyncio.TaskGroup) -> bool:
+        """Start what new documents ask for on the strength of the last look; tell if any was due.
+
+        A look takes as long as all the rest from an edit to the engine's call. What is brought
+        and loaded can do no harm; what leaves waits for the look.
+        """
+        if self._world.engine is None:
+            return False
+        self._plan = self._make_plan()
+        coming = tuple(one for one in self._plan.actions if not is_departure(one))
+        self._drives.start(replace(self._plan, actions=coming), group)
+        return bool(coming)
 
     async def _wait_due(self) -> None:
         now = self._clock.now()

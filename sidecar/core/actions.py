@@ -73,6 +73,11 @@ class Evict:
 Action = Fetch | Check | Load | Warm | Unload | Evict
 
 
+def is_departure(action: Action) -> bool:
+    """Tell whether an action only takes something away."""
+    return isinstance(action, Evict) or (isinstance(action, Unload) and not action.replacing)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wait:
     """Why a target that is not as desired has no step now."""

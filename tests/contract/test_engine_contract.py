@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -37,7 +38,7 @@ class FakeRig:
         self._options = options
         self._numbers = count()
 
-    def open(self, **changes: float) -> EngineAdapter:
+    def open(self, **changes: Any) -> EngineAdapter:
         """Open another adapter to the same engine, with other options."""
         return self._opener(dataclasses.replace(self._options, **changes))
 
@@ -86,10 +87,12 @@ class FakeHttpRig(FakeRig):
                 body = {"model": name, "prompt": "hello", "max_tokens": 4}
                 answer = await client.post("/v1/completions", json=body)
                 assert answer.status_code == 200, answer.text
-                return answer.json()["choices"][0]["text"]
+                text: str = answer.json()["choices"][0]["text"]
+                return text
             answer = await client.post(f"/v2/models/{name}/infer", json={"inputs": []})
             assert answer.status_code == 200, f"{name}: {answer.text}"
-            return answer.json()["outputs"][0]["data"][0]
+            output: str = answer.json()["outputs"][0]["data"][0]
+            return output
 
     async def stop(self) -> None:
         self.engine.kill()

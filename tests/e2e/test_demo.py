@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,15 @@ SECONDS = 600.0
 LINES = 70
 
 
+@pytest.fixture
+def work() -> Iterator[Path]:
+    """An empty directory with a path so short that an engine can have its sockets in it."""
+    with tempfile.TemporaryDirectory() as place:
+        yield Path(place)
+
+
 def perform(work: Path, *module: str) -> str:
-    """Run a demo as make does, with an empty directory for temporary files; return its account."""
+    """Run a demo as make does, with ``work`` for temporary files; return its account."""
     done = subprocess.run(
         [sys.executable, "-m", *module],
         cwd=ROOT,
@@ -37,21 +46,21 @@ def perform(work: Path, *module: str) -> str:
 
 
 @pytest.mark.triton
-def test_the_demo_on_a_real_triton(tmp_path: Path):
-    account = perform(tmp_path, "demo.triton")
+def test_the_demo_on_a_real_triton(work: Path):
+    account = perform(work, "demo.triton")
     assert "Triton 2.51 at http://127.0.0.1:" in account
     assert "greeter (v2) says 'Good evening'" in account
-    assert "this model is broken on purpose" in account
+    assert "this model is broken on purpose" in " ".join(account.split())
 
 
 @pytest.mark.triton
-def test_the_demo_where_there_is_no_triton(tmp_path: Path):
-    account = perform(tmp_path, "demo.triton", "--fake")
+def test_the_demo_where_there_is_no_triton(work: Path):
+    account = perform(work, "demo.triton", "--fake")
     assert "the fake engine takes Triton's part" in account
 
 
 @pytest.mark.vllm
-def test_the_demo_on_a_real_vllm(tmp_path: Path):
-    account = perform(tmp_path, "demo.vllm_lora")
+def test_the_demo_on_a_real_vllm(work: Path):
+    account = perform(work, "demo.vllm_lora")
     assert "the engine cannot be seen" in account
     assert "as before it died" in account

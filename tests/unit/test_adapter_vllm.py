@@ -333,5 +333,8 @@ def test_the_page_of_the_real_engine_has_the_mapped_families():
     figures = VllmAdapter.metric_map
     for series in (figures.queued[0], figures.running[0], figures.kv_usage[0]):
         assert f"\n{series.name}{{" in page
+    assert figures.started_at is not None
     assert f"\n{figures.started_at.name} " in page
-    assert f"\n{figures.cache[0].info.name}{{" in page
+    info = figures.cache[0].info
+    assert info is not None
+    assert f"\n{info.name}{{" in page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 
@@ -263,7 +264,7 @@ class TestFlags:
         one = loras(1)
         size = sum(path.stat().st_size for path in (tmp_path / "sources" / "l1").iterdir())
         limit = int(size * 1.5)
-        flags = {"store_max_bytes": limit, "retain_seconds": 0.0}
+        flags: dict[str, Any] = {"store_max_bytes": limit, "retain_seconds": 0.0}
         async with running_agent(tmp_path, **flags) as run:
             await run.apply([{"name": "a", "source": one}])
             run.write([{"name": "a", "source": one}, {"name": "b", "source": loras(2)}])
@@ -287,8 +288,7 @@ class TestFlags:
             assert status.store.revisions == left
 
     async def test_readiness_none_asks_for_the_engine_only(self, tmp_path):
-        flags = {"readiness": "none"}
-        async with running_agent(tmp_path, **flags) as run:
+        async with running_agent(tmp_path, readiness="none") as run:
             run.write([{"name": "sql", "source": "/nowhere", "readiness": "required"}])
             await run.wait(lambda status: status.document.generation == 1 and status.ready)
 
@@ -312,7 +312,7 @@ class TestFlags:
             assert set(run.engine.held) == {"sql"}
 
     async def test_a_stale_sample_turns_the_picker_page_into_503(self, tmp_path, loras):
-        flags = {"stale_after_seconds": 0.3, "scrape_interval_seconds": 0.05}
+        flags: dict[str, Any] = {"stale_after_seconds": 0.3, "scrape_interval_seconds": 0.05}
         async with running_agent(tmp_path, **flags) as run:
             await run.apply([{"name": "sql", "source": loras(1)}])
             assert (await run.get("/metrics"))[0] == 200

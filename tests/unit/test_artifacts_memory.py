@@ -59,7 +59,7 @@ async def test_without_a_writable_store_saving_is_an_artifact_error(memory, tmp_
 
 
 async def test_overlapping_saves_end_with_the_newest(memory, tmp_path):
-    written = []
+    written: list[int] = []
     inodes = asyncio.create_task(_watch(_path(tmp_path), written))
     await asyncio.gather(*(memory.save({"number": i}) for i in range(200)))
     inodes.cancel()

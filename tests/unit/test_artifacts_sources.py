@@ -227,6 +227,7 @@ def test_the_content_digest_is_what_the_documented_command_says(tmp_path):
     (source / "1" / "ünï code.bin").write_bytes(b"\x00\x01")
     (source / "1-a").write_text("sorts before 1/ by bytes")
     (source / ".model-sidecar.json").write_text("not part of it")
+    assert content_digest.__doc__ is not None
     command = content_digest.__doc__.split("::")[1].split("Empty")[0].replace("\\\n", "\n")
     command = " ".join(command.replace("\\\\\n", " ").split())
     said = subprocess.run(

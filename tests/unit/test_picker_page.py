@@ -287,6 +287,7 @@ def test_whatever_is_said_is_read_back(
     assert abs(read.queued - queued) <= 1
     assert abs(read.running - running) <= 1
     assert read.kv_usage == pytest.approx(kv, rel=1e-5, abs=1e-12)
+    assert read.kv_usage is not None
     assert 0 <= read.kv_usage <= 1
     assert (read.block_size, read.num_blocks) == (16, blocks)
     assert read.active == {name for name in in_slot if is_listable(name)}

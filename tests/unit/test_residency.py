@@ -148,7 +148,7 @@ def test_the_tracker_ignores_activity_of_strangers():
     tracker = LoraTracker(max_loras=2, max_cpu_loras=4)
     tracker.residents(["a", "b", "c"])
     tracker.active([("b",), ("gone",), ("c", "gone")])
-    assert tracker.in_slot() == {"b", "c"}
+    assert tracker.in_slot() == frozenset({"b", "c"})
 
 
 def test_the_tracker_follows_loads_unloads_and_restarts():
@@ -156,13 +156,13 @@ def test_the_tracker_follows_loads_unloads_and_restarts():
     tracker.residents([])
     tracker.loaded("a")
     tracker.active([("a",)])
-    assert tracker.in_slot() == {"a"}
+    assert tracker.in_slot() == frozenset({"a"})
     tracker.forgotten("a")
     tracker.active([("a",)])
-    assert tracker.in_slot() == set()
+    assert tracker.in_slot() == frozenset()
     tracker.restarted()
     tracker.active([("b",)])
-    assert tracker.in_slot() == {"b"}
+    assert tracker.in_slot() == frozenset({"b"})
 
 
 def test_the_tracker_says_unknown_until_somebody_says_the_slots():
@@ -170,7 +170,7 @@ def test_the_tracker_says_unknown_until_somebody_says_the_slots():
     tracker.loaded("a")
     assert (tracker.in_slot(), tracker.slots()) == (None, None)
     tracker.limits(max_loras=4, max_cpu_loras=None)
-    assert (tracker.in_slot(), tracker.slots()) == ({"a"}, 4)
+    assert (tracker.in_slot(), tracker.slots()) == (frozenset({"a"}), 4)
 
 
 def test_the_settings_win_over_what_the_engine_says():

@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,12 +37,17 @@ from sidecar.telemetry import Telemetry
 
 
 def target(name, state=State.RESIDENT, **fields):
-    known = {"kind": Kind.LORA, "source": "s3://x", "desired": True, "readiness": "initial"}
+    known: dict[str, Any] = {
+        "kind": Kind.LORA,
+        "source": "s3://x",
+        "desired": True,
+        "readiness": "initial",
+    }
     return TargetStatus(name=name, state=state, **(known | fields))
 
 
 def status(*targets, **fields):
-    known = {
+    known: dict[str, Any] = {
         "version": "1.0",
         "pod": "pod-a",
         "ready": True,
@@ -535,7 +541,7 @@ def test_one_target_settles_by_itself(published, settled):
 
 
 def test_the_status_leaves_out_what_is_unknown():
-    document = to_json(status(target("sql")))
+    document: dict[str, Any] = to_json(status(target("sql")))
     assert "slots" not in document["engine"]
     assert "in_slot" not in document["targets"]["sql"]
     assert document["engine"]["state"] == "up"
@@ -557,7 +563,8 @@ def test_the_schema_describes_what_is_sent():
         engine=EngineStatus(kind="v", urls=(), started_at=1.0, slots=4),
         store=StoreStatus(max_bytes=5),
     )
-    for document in (to_json(full), to_json(status(target("sql")))):
+    documents: list[dict[str, Any]] = [to_json(full), to_json(status(target("sql")))]
+    for document in documents:
         parts = [
             (schema, document),
             (shapes["DocumentStatus"], document["document"]),
