@@ -43,6 +43,7 @@ from sidecar.opening import (
     open_adapter,
     open_clock,
     open_source,
+    shown_urls,
     stop_on_signals,
 )
 from sidecar.patrol import LossPatrol, Patrol
@@ -84,7 +85,7 @@ async def run(settings: Settings) -> int:
         "model-sidecar %s: %s at %s, documents from %s, serving on port %d",
         __version__,
         settings.engine,
-        ", ".join(settings.engine_url),
+        ", ".join(shown_urls(settings)),
         agent.source.describe(),
         bound_port(sockets),
     )
@@ -249,7 +250,7 @@ class Agent:
                 version=__version__,
                 pod=settings.pod_name,
                 engine=settings.engine,
-                urls=settings.engine_url,
+                urls=shown_urls(settings),
             ),
             gate=Gate(settings.readiness),
             initial_timeout_seconds=settings.initial_timeout_seconds,

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 
 from adapters.base import Kind
 from sidecar.core.actions import Action, Check, Evict, Fetch, Load, Plan, Unload, Wait
@@ -19,6 +20,7 @@ from sidecar.core.inventory import Inventory, Revision
 from sidecar.core.outcome import Done, Failed, Outcome, is_unknown
 from sidecar.core.plan import plan_name
 from sidecar.core.progress import asks
+from sidecar.core.redact import redact_source
 from sidecar.core.removal import plan_evictions
 from sidecar.core.report import Step, describe_action
 from sidecar.core.status import Reason
@@ -36,6 +38,11 @@ MANY_FETCHES = 8
 """
 FETCHES_TOGETHER = 50
 """Few enough that the first ones are loaded while the others are looked for."""
+KNOWN_SECONDS = 3.0
+"""After that one of many sources hangs, and each target is fetched by itself."""
+STALL_SECONDS = 300.0
+"""A fetch that reports nothing for so long gives its place to others. Writing a large artifact out
+to a slow disk takes minutes of silence; a source that answers again is found by the next try."""
 MAX_STEPS = 12
 """Steps of one drive; a target that needs more goes on at the next cycle."""
 EVICTIONS = "/evictions"
@@ -58,7 +65,7 @@ class Known:
     """A fetch whose answer may be on disk."""
 
     fetch: Fetch
-    found: Awaitable[Mapping[str, Revision]]
+    found: asyncio.Task[Mapping[str, Revision]]
     """By name, this one's and others'."""
 
 
@@ -97,10 +104,15 @@ class Drives:
         self._changed = changed
         self._settled = settled
         self._fetching = asyncio.Semaphore(fetch_concurrency)
+        # Not the places of fetches: hung ones would keep everybody from what is on disk.
+        self._finding = asyncio.Semaphore(fetch_concurrency)
         self._checking = asyncio.Semaphore(CHECK_CONCURRENCY)
         self._engine_calls = asyncio.Semaphore(ENGINE_CONCURRENCY)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._steps: list[Step] = []
+        self._closing = False
+        self._owed: set[str] = set()
+        """Unloaded for a replacement that is not loaded yet."""
         self.underway: dict[str, Underway] = {}
 
     def __bool__(self) -> bool:
@@ -122,15 +134,17 @@ class Drives:
         return steps
 
     def start(self, plan: Plan, group: asyncio.TaskGroup) -> None:
-        """Start a drive for each target of the plan that has none."""
+        """Start a drive for each target of the plan that has none; none after ``close``."""
+        if self._closing:
+            return
         evictions = [action for action in plan.actions if isinstance(action, Evict)]
         names = [action.name for action in plan.actions if not isinstance(action, Evict)]
         idle = [name for name in dict.fromkeys(names) if name not in self._tasks]
         known = self._find_known(plan, idle, group)
         for name in idle:
-            self._launch(name, self._drive(name, known.get(name)), group)
+            self._launch(name, partial(self._drive, name, known.get(name)), group)
         if evictions and EVICTIONS not in self._tasks:
-            self._launch(EVICTIONS, self._evict(len(evictions)), group)
+            self._launch(EVICTIONS, partial(self._evict, len(evictions)), group)
 
     def cancel_superseded(self) -> None:
         """Stop fetching what the documents no longer ask for."""
@@ -141,7 +155,13 @@ class Drives:
                 continue
             entry = desired.entries.get(name)
             if entry is None or asks(entry) != asks(action.entry):
-                self._tasks[name].cancel()
+                task = self._tasks.get(name)
+                if task is not None:
+                    task.cancel()
+
+    def close(self) -> None:
+        """Begin nothing more, but the load of what was unloaded for it."""
+        self._closing = True
 
     async def wait_idle(self, timeout: float) -> bool:
         """Wait until no action is under way; tell whether it came to that in time."""
@@ -151,22 +171,26 @@ class Drives:
         return not pending
 
     def _launch(
-        self, key: str, drive: Coroutine[None, None, None], group: asyncio.TaskGroup
+        self, key: str, drive: Callable[[], Coroutine[None, None, None]], group: asyncio.TaskGroup
     ) -> None:
         async def guarded() -> None:
             try:
-                await drive
+                await drive()
             except Exception:
                 # Nothing that one target does may end the agent (P13).
                 log.exception("a defect of the agent; target %s is tried again", key)
-            finally:
-                self._tasks.pop(key, None)
-                self.underway.pop(key, None)
-                self._changed()
-                if not self._tasks:
-                    self._settled()
 
-        self._tasks[key] = group.create_task(guarded())
+        def ended(_: asyncio.Task[None]) -> None:
+            self._tasks.pop(key, None)
+            self.underway.pop(key, None)
+            self._owed.discard(key)
+            self._changed()
+            if not self._tasks:
+                self._settled()
+
+        task = self._tasks[key] = group.create_task(guarded())
+        # Not in the task: one that is cancelled before its first step runs none of its code.
+        task.add_done_callback(ended)
 
     def _find_known(
         self, plan: Plan, idle: Iterable[str], group: asyncio.TaskGroup
@@ -184,20 +208,25 @@ class Drives:
         return told
 
     async def _find_some(self, fetches: Iterable[Fetch]) -> Mapping[str, Revision]:
-        async with self._fetching:
+        async with self._finding:
             try:
-                return await self._executor.find_known(fetches)
+                async with asyncio.timeout(KNOWN_SECONDS):
+                    return await self._executor.find_known(fetches)
+            except TimeoutError:
+                log.warning("sources do not answer; each target is fetched by itself")
             except Exception:
                 log.exception("a defect of the agent; each target is fetched by itself")
-                return {}
+        return {}
 
     async def _drive(self, name: str, known: Known | None) -> None:
-        if known is not None:
-            await self._take_known(known)
         for _ in range(MAX_STEPS):
             step = self._next_step(name)
             if step is None:
                 return
+            if known is not None and step == known.fetch:
+                await self._take_known(known)
+                known = None
+                continue
             room = self._room_for(step)
             async with room:
                 # The world moved on while the place was waited for, so the step is planned again;
@@ -223,13 +252,16 @@ class Drives:
             # Planned anew each time: a document may ask for the next one's files by now.
             view = self._world.view(self._inventory(), self._clock.now())
             action = next(plan_evictions(view), None)
-            if action is None:
+            if action is None or self._closing:
                 return
             await self._take(action)
 
     def _next_step(self, name: str) -> Action | None:
         steps = plan_name(self._world.view(self._inventory(), self._clock.now()), name)
-        return next((step for step in steps if not isinstance(step, Wait)), None)
+        step = next((step for step in steps if not isinstance(step, Wait)), None)
+        if self._closing and not (isinstance(step, Load) and name in self._owed):
+            return None
+        return step
 
     def _room_for(self, step: Action) -> asyncio.Semaphore:
         if isinstance(step, Fetch):
@@ -238,6 +270,8 @@ class Drives:
 
     async def _run(self, action: Action, progressed: Progressed) -> Outcome:
         try:
+            if isinstance(action, Fetch):
+                return await self._fetch(action, progressed)
             return await self._executor.run(action, self._world.engine, progressed)
         except Exception as error:
             # A defect of ours ends neither the agent (P13) nor the pauses between attempts.
@@ -245,17 +279,48 @@ class Drives:
             message = f"a defect of the agent ({type(error).__name__}); its log says more"
             return Failed(reason=Reason.INTERNAL_ERROR, message=message, severity=Severity.PROTOCOL)
 
+    async def _fetch(self, action: Fetch, progressed: Progressed) -> Outcome:
+        loop = asyncio.get_running_loop()
+        limit = asyncio.timeout(STALL_SECONDS)
+
+        def heard(done: int, total: int | None) -> None:
+            if not limit.expired():
+                limit.reschedule(loop.time() + STALL_SECONDS)
+            progressed(done, total)
+
+        try:
+            async with limit:
+                return await self._executor.run(action, self._world.engine, heard)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            return Failed(
+                reason=Reason.FETCH_FAILED,
+                message=f"{redact_source(action.entry.source)}: nothing was heard of the fetch for "
+                f"{STALL_SECONDS:.0f} s; does the source hang?",
+                severity=Severity.TRANSIENT,
+            )
+
     async def _take(self, action: Action) -> bool:
         """Run one action and take over its outcome; False when a look must come first (P7)."""
         key = EVICTIONS if isinstance(action, Evict) else action.name
         basis, began = self._world.basis, self._clock.monotonic()
 
-        def progressed(done: int, total: int | None) -> None:
-            self.underway[key] = Underway(action=action, bytes=done, total_bytes=total)
-            self._changed()
+        under = self.underway[key] = Underway(action=action)
 
-        progressed(0, None)
-        outcome = await self._run(action, progressed)
+        def progressed(done: int, total: int | None) -> None:
+            nonlocal under
+            # A thread that was left behind may report long after the action ended.
+            if self.underway.get(key) is under:
+                under = replace(under, bytes=done, total_bytes=total)
+                self.underway[key] = under
+                self._changed()
+
+        self._changed()
+        try:
+            outcome = await self._run(action, progressed)
+        finally:
+            self.underway.pop(key, None)
         self._take_over(action, outcome, basis, self._clock.monotonic() - began)
         if isinstance(outcome, Failed):
             log.warning(

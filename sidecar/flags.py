@@ -148,7 +148,7 @@ def _parsed(flag: Flag, given: str | list[str], where: str) -> Any:  # noqa: ANN
             raise UsageError(f"{where}: {text!r} is not one of {', '.join(flag.choices)}")
         try:
             parsed.append(flag.parse(text))
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise UsageError(f"{where}: {text!r} is not usable: {error}") from error
     return tuple(parsed) if flag.repeatable else parsed[0]
 

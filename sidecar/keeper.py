@@ -38,8 +38,11 @@ class Keeper:
             log.warning("the agent's memory is lost and begun anew: %s", trouble)
         return anew((one.path for one in self._store.inventory().all()), self._now())
 
-    async def save(self, memory: Memory, progress: Mapping[str, Progress]) -> None:
-        """Write the memory down, and hold the revisions that it and ``progress`` name."""
+    async def save(self, memory: Memory, progress: Mapping[str, Progress]) -> bool:
+        """Write the memory down, and hold the revisions that it and ``progress`` name.
+
+        Returns whether that was possible; what was not kept is worth another try.
+        """
         needed = {held.path for held in memory.held.values()} | set(memory.retired)
         needed |= {one.revision.path for one in progress.values() if one.revision is not None}
         try:
@@ -53,3 +56,5 @@ class Keeper:
             if str(error) != self._trouble:
                 self._trouble = str(error)
                 log.error("the agent's memory cannot be kept over its restart: %s", error)
+            return False
+        return True

@@ -15,6 +15,7 @@ from adapters import open_engine
 from adapters.base import EngineAdapter, EngineOptions, Limits
 from sidecar import __version__
 from sidecar.core.accept import AcceptOptions
+from sidecar.core.redact import redact_source
 from sidecar.core.status import DocumentStatus, EngineStatus, Status, StoreStatus
 from sidecar.drives import Clock
 from sidecar.flags import UsageError
@@ -72,6 +73,11 @@ def open_source(settings: Settings) -> Source:
         raise UsageError(f"--configmap, --namespace: {error}") from error
 
 
+def shown_urls(settings: Settings) -> tuple[str, ...]:
+    """Return the engine's URLs without what grants access."""
+    return tuple(redact_source(url) for url in settings.engine_url)
+
+
 def accept_options(settings: Settings) -> AcceptOptions:
     """Return what the flags say of documents; a single file is a document whatever its name."""
     single = Path(settings.config_file).name if settings.config_file else None
@@ -102,7 +108,7 @@ def first_status(settings: Settings, source: str) -> Status:
         reasons=("The agent has just started.",),
         cycle="",
         document=DocumentStatus(source=source),
-        engine=EngineStatus(kind=settings.engine, urls=settings.engine_url),
+        engine=EngineStatus(kind=settings.engine, urls=shown_urls(settings)),
         store=StoreStatus(max_bytes=settings.store_max_bytes),
     )
 

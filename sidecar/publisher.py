@@ -150,7 +150,7 @@ class Publisher:
         if scene.has_plan or scene.waits or scene.underway:
             return False
         if world.desired is None:
-            return _document_fact(accepted) is DocumentFact.ABSENT
+            return accepted.valid and _document_fact(accepted) is DocumentFact.ABSENT
         return accepted.valid and not world.desired.undecided and not world.desired.incomplete
 
     def _document(self, scene: Scene) -> DocumentStatus:

@@ -43,8 +43,8 @@ BEAT_SECONDS = 60.0
 class Hooks:
     """What the loop tells others, and what it needs of them."""
 
-    save: Callable[[Memory], Awaitable[None]]
-    """Keep the memory on disk; never raises."""
+    save: Callable[[Memory], Awaitable[bool]]
+    """Keep the memory on disk; tells whether it could, and never raises."""
     restarted: Callable[[], None]
     """The engine is another incarnation."""
     seen: Callable[[EngineState], None]
@@ -295,6 +295,5 @@ class Reconciler:
         if accepted is not None and accepted.last_good != memory.documents:
             memory = replace(memory, documents=accepted.last_good)
             self._world.memory = memory
-        if memory != self._saved:
+        if memory != self._saved and await self._hooks.save(memory):
             self._saved = memory
-            await self._hooks.save(memory)

@@ -93,6 +93,7 @@ class Tls:
         """
         self._files = (cert_file, key_file)
         self._seen = self._stamp()
+        self._trouble = ""
         self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self.context.load_cert_chain(*self._files)
 
@@ -107,8 +108,11 @@ class Tls:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*self._files)
             self.context.load_cert_chain(*self._files)
         except OSError as exc:  # ssl.SSLError is one
-            _log.warning("the changed TLS certificate is not used, the old one is: %s", exc)
+            if str(exc) != self._trouble:
+                self._trouble = str(exc)
+                _log.warning("the changed TLS certificate is not used, the old one is: %s", exc)
             return False
+        self._trouble = ""
         _log.info("the TLS certificate was loaded again")
         return True
 

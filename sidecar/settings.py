@@ -10,8 +10,10 @@ import argparse
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from adapters import engine_names
+from sidecar.core.redact import redact_source
 from sidecar.flags import (
     UsageError,
     define,
@@ -260,6 +262,8 @@ def check_for_run(settings: Settings) -> None:
     if settings.engine not in engine_names():
         known = ", ".join(engine_names())
         raise UsageError(f"--engine: no engine {settings.engine!r}; known engines: {known}")
+    for url in (*settings.engine_url, *settings.engine_metrics_url):
+        _check_url(url)
     places = [settings.config_dir, settings.config_file, settings.configmap]
     if sum(place is not None for place in places) != 1:
         raise UsageError(
@@ -280,3 +284,17 @@ def check_for_run(settings: Settings) -> None:
         )
     if bool(settings.tls_cert_file) != bool(settings.tls_key_file):
         raise UsageError("--tls-cert-file and --tls-key-file go together")
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        usable = usable and url.isascii()
+    except ValueError:
+        usable = False
+    if not usable:
+        raise UsageError(
+            f"--engine-url, --engine-metrics-url: {redact_source(url)!r} is no address of an "
+            "engine; write http://HOST:PORT"
+        )

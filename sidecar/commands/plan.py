@@ -29,7 +29,7 @@ from sidecar.core.snapshot import Snapshot
 from sidecar.core.view import Policy, Prune
 from sidecar.errors import ArtifactError
 from sidecar.flags import environment_name
-from sidecar.opening import accept_options, limits, open_adapter, open_source
+from sidecar.opening import accept_options, limits, open_adapter, open_source, shown_urls
 from sidecar.settings import Settings, check_for_run, from_flags
 from sidecar.world import World
 
@@ -96,7 +96,7 @@ async def foresee(settings: Settings, *, looks: bool, now: float) -> tuple[Scene
         source=snapshot.source,
         accepted=accepted,
         engine_name=settings.engine,
-        urls=settings.engine_url,
+        urls=shown_urls(settings),
         engine=engine if looks else None,
         looked=looks,
         engine_trouble=trouble,

@@ -21,13 +21,14 @@ _TRITON_STATES: Final[Mapping[State, str]] = {
 
 
 def openai_models(status: Status) -> dict[str, object]:
-    """Return the OpenAI list of models: base models while the engine is up, and what is resident
-    beside them."""
+    """Return the OpenAI list of models: base models and what is resident beside them, and none
+    while the engine is not up."""
     engine = status.engine
     started = int(engine.started_at or 0)
     data: list[dict[str, object]] = []
-    if engine.state is EngineCondition.UP:
-        data += [_model(name, started, root=name, parent=None) for name in engine.base_names]
+    if engine.state is not EngineCondition.UP:
+        return {"object": "list", "data": data}
+    data += [_model(name, started, root=name, parent=None) for name in engine.base_names]
     for one in sorted(status.targets.values(), key=lambda target: target.name):
         if one.state is State.RESIDENT and one.name not in engine.base_names:
             parent = engine.base_model or None if one.kind is Kind.LORA else None
@@ -39,12 +40,13 @@ def openai_models(status: Status) -> dict[str, object]:
 def repository_index(status: Status, *, ready_only: bool) -> list[dict[str, str]]:
     """Return Triton's repository index for any engine: base models and every target."""
     up = status.engine.state is EngineCondition.UP
+    silence = f"the engine is {status.engine.state}"
     rows = [
         {
             "name": name,
             "version": "1",
             "state": "READY" if up else "UNAVAILABLE",
-            "reason": "" if up else f"the engine is {status.engine.state}",
+            "reason": "" if up else silence,
         }
         for name in status.engine.base_names
         if name not in status.targets
@@ -53,8 +55,9 @@ def repository_index(status: Status, *, ready_only: bool) -> list[dict[str, str]
         {
             "name": one.name,
             "version": "1",
-            "state": _TRITON_STATES[one.state],
-            "reason": _reason(one),
+            # Unseen is not failed: controllers roll back at UNAVAILABLE, and wait at LOADING.
+            "state": "LOADING" if not up and _is_served(one) else _TRITON_STATES[one.state],
+            "reason": _reason(one) if up or not _is_served(one) else silence,
         }
         for one in sorted(status.targets.values(), key=lambda target: target.name)
     ]
@@ -63,10 +66,14 @@ def repository_index(status: Status, *, ready_only: bool) -> list[dict[str, str]
 
 def is_model_ready(status: Status, name: str) -> bool:
     """Tell whether a request for ``name`` would be answered."""
+    if status.engine.state is not EngineCondition.UP:
+        return False
     one = status.targets.get(name)
-    if one is not None:
-        return one.state is State.RESIDENT
-    return status.engine.state is EngineCondition.UP and name in status.engine.base_names
+    return _is_served(one) if one is not None else name in status.engine.base_names
+
+
+def _is_served(one: TargetStatus) -> bool:
+    return one.state is State.RESIDENT
 
 
 def is_settled(status: Status, name: str) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
 from sidecar.core.desired import DropOut
@@ -119,10 +120,12 @@ def from_json(value: Mapping[str, Any]) -> Memory:
             documents={str(key): str(text) for key, text in value["documents"].items()},
             generation=int(value["generation"]),
             observed_generation=int(value["observed_generation"]),
-            accepted_at=value["accepted_at"],
+            accepted_at=_moment(value["accepted_at"]),
             owned={
                 str(name): Owned(
-                    drop_out=DropOut(drop_out), grace_seconds=float(grace), dropped_at=dropped_at
+                    drop_out=DropOut(drop_out),
+                    grace_seconds=float(grace),
+                    dropped_at=_moment(dropped_at),
                 )
                 for name, (drop_out, grace, dropped_at) in value["owned"].items()
             },
@@ -130,12 +133,12 @@ def from_json(value: Mapping[str, Any]) -> Memory:
                 str(name): Held(path=str(path), parameters=str(parameters))
                 for name, (path, parameters) in value["held"].items()
             },
-            retired={str(path): float(since) for path, since in value["retired"].items()},
+            retired={str(path): _moment(since) or 0.0 for path, since in value["retired"].items()},
             incarnation=int(value["incarnation"]),
-            started_at=value["started_at"],
+            started_at=_moment(value["started_at"]),
             latch=Latch(
                 incarnation=int(latch["incarnation"]),
-                first_answer_at=latch["first_answer_at"],
+                first_answer_at=_moment(latch["first_answer_at"]),
                 gating=None if gating is None else frozenset(map(str, gating)),
                 passed=bool(latch["passed"]),
                 served=bool(latch["served"]),
@@ -143,5 +146,14 @@ def from_json(value: Mapping[str, Any]) -> Memory:
             ),
             failing=frozenset(map(str, value["failing"])),
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"memory is damaged: {error!r}") from error
+
+
+def _moment(value: object) -> float | None:
+    """Return unix seconds, or None. Raises ``TypeError`` for what is neither."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+        raise TypeError(f"{value!r} is no moment")
+    return float(value)

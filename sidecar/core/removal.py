@@ -64,11 +64,17 @@ def _may_drop(view: View, resident: Resident) -> bool:
     if view.policy.prune is Prune.ALL or resident.name in view.desired.absent:
         return True
     owned = view.memory.owned.get(resident.name)
-    if owned is not None:
-        return owned.drop_out is DropOut.UNLOAD
+    drop_out = owned.drop_out if owned is not None else view.desired.drop_out
+    return drop_out is DropOut.UNLOAD and _is_ours(view, resident)
+
+
+def _is_ours(view: View, resident: Resident) -> bool:
+    """Tell whether we loaded it: one that the engine was started with stays what it is, also when
+    a document listed its name and could not be followed."""
+    if resident.name in view.memory.held or resident.state is Residency.FAILED:
+        return True
     root = view.policy.store_root.rstrip("/") + "/"
-    ours = bool(resident.paths) and all(path.startswith(root) for path in resident.paths)
-    return ours and view.desired.drop_out is DropOut.UNLOAD
+    return bool(resident.paths) and all(path.startswith(root) for path in resident.paths)
 
 
 def spares_last(view: View) -> bool:

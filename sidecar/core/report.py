@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 from sidecar.core.actions import Action, Check, Evict, Fetch, Load, Unload, Wait, Warm
 from sidecar.core.outcome import Failed, Outcome
@@ -76,6 +77,8 @@ def describe_action(action: Action) -> str:
             return f"unload {target.kind} {name} ({why})"
         case Evict(revision=revision):
             return f"evict {name} revision {revision.revision} from disk"
+        case _:
+            assert_never(action)
 
 
 def describe_steps(steps: Sequence[Step]) -> str:

@@ -57,6 +57,13 @@ class SlotReplay:
         """The engine was told to forget ``name``: its weights become a ghost."""
         if name not in self.memory:
             return self
+        if self.max_loras is None:
+            # Where everything counts as in a slot, nothing ever has to give way.
+            return replace(
+                self,
+                slots=tuple(one for one in self.slots if one != name),
+                memory=tuple(one for one in self.memory if one != name),
+            )
         ghost = f"{_GHOST}{self.ghosts}"
         return replace(
             self,

@@ -219,8 +219,9 @@ class Loop:
             return None
         return restore(memory.documents, self.pod, self.options, generation=memory.generation)
 
-    async def _save(self, memory: Memory) -> None:
+    async def _save(self, memory: Memory) -> bool:
         self.saved.append(memory)
+        return True
 
     def _restarted(self) -> None:
         self.restarts += 1

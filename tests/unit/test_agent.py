@@ -334,3 +334,64 @@ class TestFlags:
                         "sql" in status.targets and status.targets["sql"].state is State.LOADING
                     )
                 )
+
+
+async def test_secrets_in_an_engine_url_are_told_to_nobody(tmp_path):
+    flags = {"engine_url": ("http://user:hunter2@127.0.0.1:8000",)}
+    async with running_agent(tmp_path, **flags) as run:
+        _, body = await run.get("/status")
+        assert "hunter2" not in body
+        assert "127.0.0.1:8000" in body
+
+
+async def test_a_startup_lora_stays_when_an_entry_of_its_name_could_not_be_had(tmp_path, loras):
+    engine = FakeEngine()
+    await engine.load_lora("startup", loras(1))
+    async with running_agent(tmp_path, engine) as run:
+        run.write([{"name": "startup", "source": "/nowhere"}])
+        await run.wait(
+            lambda status: (
+                "startup" in status.targets and status.targets["startup"].reason == "NotFound"
+            )
+        )
+        await run.apply([])
+        assert "startup" in engine.held
+
+
+async def test_nobody_is_told_of_residents_while_the_engine_is_not_seen(tmp_path, loras):
+    async with running_agent(tmp_path) as run:
+        await run.apply([{"name": "sql", "source": loras(1)}])
+        assert (await run.get("/v2/models/sql/ready"))[0] == 200
+        run.engine.kill()
+        await run.wait(lambda status: status.engine.state is EngineCondition.DOWN)
+        assert (await run.get("/v2/models/sql/ready"))[0] != 200
+        assert json.loads((await run.get("/v1/models"))[1])["data"] == []
+        _, index = await run.get("/v2/repository/index")
+        (row,) = [one for one in json.loads(index) if one["name"] == "sql"]
+        # Controllers roll back at UNAVAILABLE with a reason, and wait at LOADING.
+        assert row["state"] == "LOADING"
+        run.engine.restart()
+
+
+async def test_an_invalid_document_with_no_last_good_is_not_converged(tmp_path):
+    async with running_agent(tmp_path) as run:
+        run.config.write({"model-list.json": "[{"})
+        status = await run.wait(lambda status: status.document.problems)
+        assert not status.converged
+
+
+async def test_a_memory_that_could_not_be_kept_is_kept_once_it_can_be(tmp_path, loras):
+    async with running_agent(tmp_path) as run:
+        await run.apply([{"name": "sql", "source": loras(1)}])
+        (kept,) = (tmp_path / "store" / ".agent").glob("*.json")
+        kept.unlink()
+        kept.mkdir()
+        (kept / "in-the-way").touch()
+        await run.apply([])
+        (kept / "in-the-way").unlink()
+        kept.rmdir()
+        async with asyncio.timeout(10):
+            while not kept.is_file():
+                await run.agent.board.wait_changed(0.05)
+        documents = json.loads(kept.read_text())["documents"]
+        assert json.loads(documents["models.yaml"]) == {"models": []}

@@ -77,3 +77,19 @@ def test_anything_else_is_refused_with_one_error(value):
 
 def test_without_memory_whatever_lies_on_disk_may_be_read_again():
     assert anew(["/a", "/b"], 5.0) == Memory(retired={"/a": 5.0, "/b": 5.0})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"generation": float("inf")},
+        {"observed_generation": float("inf")},
+        {"started_at": "x"},
+        {"accepted_at": float("nan")},
+        {"retired": {"/store/x": 10**400}},
+        {"owned": {"a": ["unload", 0.0, "soon"]}},
+    ],
+)
+def test_a_number_that_is_none_is_damage(changes):
+    with pytest.raises(ValueError, match="damaged"):
+        from_json(to_json(Memory()) | changes)

@@ -50,3 +50,13 @@ def test_a_password_is_never_shown(password):
 def test_it_never_raises_and_redacts_once(source):
     once = redact_source(source)
     assert redact_source(once) == once
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["https://user:p@/secret@host/key", "https://user:x@y/secret@host/key", "s3://u:@/secret@b/k"],
+)
+def test_a_password_with_at_signs_and_slashes_is_taken_out_whole(source):
+    shown = redact_source(source)
+    assert "secret" not in shown
+    assert shown.endswith(("host/key", "b/k"))
