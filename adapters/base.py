@@ -18,7 +18,7 @@ Errors, and the reaction each calls for::
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import ClassVar, Protocol
 
@@ -95,6 +95,15 @@ class Resident:
     engine does not say."""
     reason: str = ""
     """The engine's own words for a state that is not RESIDENT."""
+    aliases: frozenset[tuple[str, str]] = frozenset()
+    """One of ``paths``, and the engine's own name of it, where the agent may use either: a source
+    can be told in the engine's view. See ``known_as``."""
+
+    def known_as(self, *told: str) -> Resident:
+        """Return it with each path as the agent was told it, where that is the same place."""
+        paths = {own if own in told else path for path, own in self.aliases}
+        either = {name for alias in self.aliases for name in alias}
+        return replace(self, paths=(self.paths - either) | paths)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +130,11 @@ class EngineState:
     base_model_path: str | None = None
     """Where the base model was loaded from: a path or a hub name."""
     started_at: float | None = None
-    """Unix time at which the engine process started, where it says so."""
+    """Unix time at which the engine process started, where it says so; the last one of ranks."""
+    oldest_started_at: float | None = None
+    """The start of the rank that lives longest, 0 where some rank does not say. None: there is one
+    process, and ``started_at`` is its start."""
+    ranks: int = 1
     asleep: bool = False
     limits: Limits = Limits()
 
@@ -273,6 +286,16 @@ def agent_path(options: EngineOptions, path: str) -> str:
     """Translate a path of the engine into one of the agent."""
     prefix = options.path_prefix
     return _translate(path, (prefix[1], prefix[0]) if prefix else None)
+
+
+def path_aliases(options: EngineOptions, path: str) -> frozenset[tuple[str, str]]:
+    """Return what ``Resident.aliases`` says of one path of the engine.
+
+    A path that ``engine_path`` leaves alone may have been told as it is.
+    """
+    ours = agent_path(options, path)
+    ambiguous = ours != path and engine_path(options, path) == path
+    return frozenset({(ours, path)} if ambiguous else ())
 
 
 def _translate(path: str, prefix: tuple[str, str] | None) -> str:

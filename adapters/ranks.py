@@ -103,6 +103,8 @@ def merge_states(states: tuple[EngineState, ...]) -> EngineState:
         base_model=first.base_model,
         base_model_path=first.base_model_path,
         started_at=max((start for start in starts if start is not None), default=None),
+        oldest_started_at=min(start or 0.0 for start in starts) if len(states) > 1 else None,
+        ranks=len(states),
         asleep=any(state.asleep for state in states),
         limits=Limits(
             max_loras=_least(state.limits.max_loras for state in states),
@@ -125,6 +127,7 @@ def _merge_resident(name: str, states: tuple[EngineState, ...]) -> Resident:
         kind=first.kind,
         state=first.state if alike else Residency.PARTIAL,
         paths=paths,
+        aliases=frozenset[tuple[str, str]]().union(*(one.aliases for one in found)),
         reason=next((one.reason for one in found if one.reason), "")
         or ("" if alike else f"{len(found)} of {len(states)} ranks list it, or not all alike"),
     )
@@ -134,7 +137,7 @@ def _is_held(resident: Resident, target: Target, path: str) -> bool:
     return (
         resident.name == target.name
         and resident.state is Residency.RESIDENT
-        and resident.paths == {path}
+        and resident.known_as(path).paths == {path}
     )
 
 

@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 MARGIN_NANOSECONDS = (1_000_000, 4_000_000_000)
@@ -18,6 +19,16 @@ MARGIN_NANOSECONDS = (1_000_000, 4_000_000_000)
 
 class NotALinkError(OSError):
     """Something that we did not put there has the name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """Where a link points."""
+
+    path: str
+    """Absolute."""
+    relative: bool
+    """The path is the agent's; of an absolute link it is the engine's."""
 
 
 class LinkRepository:
@@ -54,13 +65,14 @@ class LinkRepository:
         with self._lock:
             self._remove(name)
 
-    def target(self, name: str) -> str | None:
-        """Return where the link points, absolute, None where there is no link."""
+    def target(self, name: str) -> Link | None:
+        """Return where the link points, None where there is no link."""
         try:
             text = os.readlink(self._directory / name)
         except OSError:
             return None
-        return os.path.normpath(self._directory / text)
+        path = os.path.normpath(self._directory / text)
+        return Link(path=path, relative=not os.path.isabs(text))
 
     def _read(self, name: str) -> str | None:
         place = self._directory / name

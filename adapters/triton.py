@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 from adapters.base import (
@@ -32,9 +33,10 @@ from adapters.base import (
     agent_path,
     engine_path,
     load_timeout_seconds,
+    path_aliases,
 )
 from adapters.http import MAX_PAGE_BYTES, EngineHttp, check_status, cut
-from adapters.repository import LinkRepository
+from adapters.repository import Link, LinkRepository
 from adapters.triton_client import ENGINE, TritonClient
 from adapters.triton_metrics import TRITON_METRICS
 
@@ -88,16 +90,10 @@ class TritonAdapter:
             if not await self._client.is_live():
                 raise EngineUnavailable("Triton says that it is not live")
             residents = await self._index()
-        paths = await asyncio.to_thread(self._paths, residents)
+        links = await asyncio.to_thread(self._links, residents)
         return EngineState(
             residents=tuple(
-                Resident(
-                    name=name,
-                    kind=Kind.MODEL,
-                    state=state,
-                    reason=reason,
-                    paths=paths.get(name, frozenset()),
-                )
+                self._resident(name, state, reason, links.get(name))
                 for name, (state, reason) in sorted(residents.items())
             )
         )
@@ -181,7 +177,7 @@ class TritonAdapter:
     async def _index(self) -> dict[str, tuple[Residency, str]]:
         return parse_index(await self._client.index())
 
-    def _paths(self, names: Mapping[str, tuple[Residency, str]]) -> dict[str, frozenset[str]]:
+    def _links(self, names: Mapping[str, tuple[Residency, str]]) -> dict[str, Link]:
         if self._repository is None:
             return {}
         links = {
@@ -189,11 +185,19 @@ class TritonAdapter:
             for name, (state, _) in names.items()
             if state is Residency.RESIDENT
         }
-        return {
-            name: frozenset({agent_path(self._options, link)})
-            for name, link in links.items()
-            if link is not None
-        }
+        return {name: link for name, link in links.items() if link is not None}
+
+    def _resident(self, name: str, state: Residency, reason: str, link: Link | None) -> Resident:
+        resident = Resident(name=name, kind=Kind.MODEL, state=state, reason=reason)
+        if link is None:
+            return resident
+        if link.relative:
+            return replace(resident, paths=frozenset({link.path}))
+        return replace(
+            resident,
+            paths=frozenset({agent_path(self._options, link.path)}),
+            aliases=path_aliases(self._options, link.path),
+        )
 
     def _checked(self, target: Target) -> LinkRepository:
         if target.kind is not Kind.MODEL:

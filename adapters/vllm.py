@@ -31,6 +31,7 @@ from adapters.base import (
     agent_path,
     engine_path,
     load_timeout_seconds,
+    path_aliases,
 )
 from adapters.http import (
     MAX_PAGE_BYTES,
@@ -262,9 +263,7 @@ class VllmAdapter:
         first_root = base[0].get("root") if base else None
         return EngineState(
             residents=tuple(
-                Resident(name=str(card["id"]), kind=Kind.LORA, paths=self._paths(card))
-                for card in cards
-                if card.get("parent") is not None
+                self._resident(card) for card in cards if card.get("parent") is not None
             ),
             base_names=frozenset(str(card["id"]) for card in base),
             base_model=str(base[0]["id"]) if base else None,
@@ -276,6 +275,13 @@ class VllmAdapter:
             limits=incarnation.limits or Limits(),
         )
 
-    def _paths(self, card: Mapping[str, object]) -> frozenset[str]:
-        root = card.get("root")
-        return frozenset({agent_path(self._options, root)} if isinstance(root, str) else ())
+    def _resident(self, card: Mapping[str, object]) -> Resident:
+        name, root = str(card["id"]), card.get("root")
+        if not isinstance(root, str):
+            return Resident(name=name, kind=Kind.LORA)
+        return Resident(
+            name=name,
+            kind=Kind.LORA,
+            paths=frozenset({agent_path(self._options, root)}),
+            aliases=path_aliases(self._options, root),
+        )

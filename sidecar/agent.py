@@ -149,6 +149,7 @@ class Agent:
             lost=self._reconciler.wake,
             beat=lambda seconds: self._deadlines.beat("patrol", seconds),
             now=self._clock.now,
+            is_busy=self._reconciler.is_busy,
             interval_seconds=settings.resync_seconds,
         )
         self._losses = LossPatrol(
@@ -185,6 +186,7 @@ class Agent:
             # 1. The pod is no longer ready; 2. nothing new is begun; 3. what runs may end.
             self._publisher.stop()
             reading.cancel()
+            self._reconciler.close()
             if not await self._reconciler.wait_idle(self._settings.shutdown_grace_seconds):
                 log.warning("a running action was abandoned; the next start looks what it did")
             deciding.cancel()

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
 from adapters.base import Kind
 from sidecar.core.actions import Action, Check, Evict, Fetch, Load, Plan, Unload, Wait
 from sidecar.core.backoff import Basis, Severity
-from sidecar.core.inventory import Inventory, Revision
+from sidecar.core.inventory import Inventory
 from sidecar.core.outcome import Done, Failed, Outcome, is_unknown
 from sidecar.core.plan import plan_name
 from sidecar.core.progress import asks
@@ -26,23 +26,19 @@ from sidecar.core.report import Step, describe_action
 from sidecar.core.status import Reason
 from sidecar.core.targets import Underway
 from sidecar.executor import Executor, Progressed
+from sidecar.known import Finder, Known
 from sidecar.world import World
 
 log = logging.getLogger("model_sidecar.drives")
 
-ENGINE_CONCURRENCY = 8
-"""Engine calls at once: a busy engine serialises them itself, an idle one need not wait."""
+ENGINE_CONCURRENCY = 4
+"""Engine calls at once: as many as Triton loads models by itself; vLLM takes one after another."""
 CHECK_CONCURRENCY = 4
-MANY_FETCHES = 8
-"""From so many on, what is on disk already is found together: one by one, a thousand cost a second.
-"""
-FETCHES_TOGETHER = 50
-"""Few enough that the first ones are loaded while the others are looked for."""
-KNOWN_SECONDS = 3.0
-"""After that one of many sources hangs, and each target is fetched by itself."""
 STALL_SECONDS = 300.0
 """A fetch that reports nothing for so long gives its place to others. Writing a large artifact out
 to a slow disk takes minutes of silence; a source that answers again is found by the next try."""
+DEFECT_SECONDS = 1.0
+"""Before a target whose drive met a defect is driven again."""
 MAX_STEPS = 12
 """Steps of one drive; a target that needs more goes on at the next cycle."""
 EVICTIONS = "/evictions"
@@ -58,15 +54,6 @@ class Clock:
     monotonic: Callable[[], float]
     chance: Callable[[], float]
     """A number from [0, 1)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """A fetch whose answer may be on disk."""
-
-    fetch: Fetch
-    found: asyncio.Task[Mapping[str, Revision]]
-    """By name, this one's and others'."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,8 +91,7 @@ class Drives:
         self._changed = changed
         self._settled = settled
         self._fetching = asyncio.Semaphore(fetch_concurrency)
-        # Not the places of fetches: hung ones would keep everybody from what is on disk.
-        self._finding = asyncio.Semaphore(fetch_concurrency)
+        self._finder = Finder(executor, places=fetch_concurrency)
         self._checking = asyncio.Semaphore(CHECK_CONCURRENCY)
         self._engine_calls = asyncio.Semaphore(ENGINE_CONCURRENCY)
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -140,7 +126,8 @@ class Drives:
         evictions = [action for action in plan.actions if isinstance(action, Evict)]
         names = [action.name for action in plan.actions if not isinstance(action, Evict)]
         idle = [name for name in dict.fromkeys(names) if name not in self._tasks]
-        known = self._find_known(plan, idle, group)
+        fetches = {one.name: one for one in plan.actions if isinstance(one, Fetch)}
+        known = self._finder.start([fetches[name] for name in idle if name in fetches], group)
         for name in idle:
             self._launch(name, partial(self._drive, name, known.get(name)), group)
         if evictions and EVICTIONS not in self._tasks:
@@ -179,6 +166,9 @@ class Drives:
             except Exception:
                 # Nothing that one target does may end the agent (P13).
                 log.exception("a defect of the agent; target %s is tried again", key)
+                # Else it would be met again at once: no attempt was noted that could pause.
+                if not self._closing:
+                    await asyncio.sleep(DEFECT_SECONDS)
 
         def ended(_: asyncio.Task[None]) -> None:
             self._tasks.pop(key, None)
@@ -191,32 +181,6 @@ class Drives:
         task = self._tasks[key] = group.create_task(guarded())
         # Not in the task: one that is cancelled before its first step runs none of its code.
         task.add_done_callback(ended)
-
-    def _find_known(
-        self, plan: Plan, idle: Iterable[str], group: asyncio.TaskGroup
-    ) -> dict[str, Known]:
-        """Begin to look for what many fetches would find on disk; return where it will be told."""
-        fetches = {one.name: one for one in plan.actions if isinstance(one, Fetch)}
-        asked = [fetch for name in idle if (fetch := fetches.get(name)) and fetch.restore is None]
-        if len(asked) < MANY_FETCHES:
-            return {}
-        told: dict[str, Known] = {}
-        for start in range(0, len(asked), FETCHES_TOGETHER):
-            some = asked[start : start + FETCHES_TOGETHER]
-            found = group.create_task(self._find_some(some))
-            told.update((fetch.name, Known(fetch, found)) for fetch in some)
-        return told
-
-    async def _find_some(self, fetches: Iterable[Fetch]) -> Mapping[str, Revision]:
-        async with self._finding:
-            try:
-                async with asyncio.timeout(KNOWN_SECONDS):
-                    return await self._executor.find_known(fetches)
-            except TimeoutError:
-                log.warning("sources do not answer; each target is fetched by itself")
-            except Exception:
-                log.exception("a defect of the agent; each target is fetched by itself")
-        return {}
 
     async def _drive(self, name: str, known: Known | None) -> None:
         for _ in range(MAX_STEPS):
@@ -282,9 +246,10 @@ class Drives:
     async def _fetch(self, action: Fetch, progressed: Progressed) -> Outcome:
         loop = asyncio.get_running_loop()
         limit = asyncio.timeout(STALL_SECONDS)
+        is_over = False
 
         def heard(done: int, total: int | None) -> None:
-            if not limit.expired():
+            if not is_over and not limit.expired():
                 limit.reschedule(loop.time() + STALL_SECONDS)
             progressed(done, total)
 
@@ -300,6 +265,8 @@ class Drives:
                 f"{STALL_SECONDS:.0f} s; does the source hang?",
                 severity=Severity.TRANSIENT,
             )
+        finally:
+            is_over = True
 
     async def _take(self, action: Action) -> bool:
         """Run one action and take over its outcome; False when a look must come first (P7)."""
@@ -317,10 +284,7 @@ class Drives:
                 self._changed()
 
         self._changed()
-        try:
-            outcome = await self._run(action, progressed)
-        finally:
-            self.underway.pop(key, None)
+        outcome = await self._run(action, progressed)
         self._take_over(action, outcome, basis, self._clock.monotonic() - began)
         if isinstance(outcome, Failed):
             log.warning(
@@ -330,9 +294,13 @@ class Drives:
                 extra={"target": action.name, "reason": str(outcome.reason)},
             )
             return not is_unknown(action, outcome)
-        if isinstance(action, Load) and action.target.kind is Kind.LORA:
-            self._hooks.loaded(action.name)
+        if isinstance(action, Load):
+            self._owed.discard(action.name)
+            if action.target.kind is Kind.LORA:
+                self._hooks.loaded(action.name)
         elif isinstance(action, Unload):
+            if action.replacing:
+                self._owed.add(action.name)
             self._hooks.forgotten(action.name)
         return True
 

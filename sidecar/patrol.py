@@ -71,9 +71,11 @@ class Patrol:
         lost: Callable[[], None],
         beat: Callable[[float], None],
         now: Callable[[], float],
+        is_busy: Callable[[], bool],
         interval_seconds: float,
     ) -> None:
-        """``moved`` and ``lost`` are called with what was found; ``now`` gives unix seconds."""
+        """``moved`` and ``lost`` are called with what was found; ``now`` gives unix seconds;
+        ``is_busy`` tells whether actions are under way."""
         self._shelves = shelves
         self._desired = desired
         self._progress = progress
@@ -81,6 +83,7 @@ class Patrol:
         self._lost = lost
         self._beat = beat
         self._now = now
+        self._is_busy = is_busy
         self._interval_seconds = interval_seconds
         self._seen: dict[str, tuple[str, str]] = {}
         self._due = asyncio.Event()
@@ -102,8 +105,7 @@ class Patrol:
             except TimeoutError:
                 pass
             if self._due.is_set():
-                # What an edit asks for goes first: to look at every source competes with it.
-                await wait_event(asyncio.Event(), PACE_SECONDS)
+                await self._wait_quiet()
             self._due.clear()
             everything, self._everything = self._everything, False
             try:
@@ -114,11 +116,26 @@ class Patrol:
             except ArtifactError as error:
                 log.warning("could not go round: %s", error)
 
+    async def _wait_quiet(self) -> None:
+        """Let what an edit asks for go first, as a look at every source competes with it.
+
+        A long load is not waited for: no longer than one interval.
+        """
+        try:
+            async with asyncio.timeout(self._interval_seconds):
+                await wait_event(asyncio.Event(), PACE_SECONDS)
+                while self._is_busy():
+                    await wait_event(asyncio.Event(), PACE_SECONDS)
+        except TimeoutError:
+            return
+
     async def round_once(self, *, everything: bool) -> None:
         """Look at the next share of the targets, or at all of them."""
         desired = self._desired()
         if desired is None:
             return
+        for name in self._seen.keys() - desired.entries.keys():
+            del self._seen[name]
         entries = list(desired.entries.values())
         if not everything:
             entries = self._next_share(entries)

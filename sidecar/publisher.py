@@ -77,6 +77,11 @@ class Publisher:
         status = self._board.status
         self._board.publish(replace(status, ready=False, reasons=("The agent is shutting down.",)))
 
+    def doubt(self, sentence: str) -> None:
+        """A cycle failed: what was published last may hold no longer."""
+        status = replace(self._board.status, converged=False, cycle=sentence)
+        self._board.publish(status)
+
     def publish(self, scene: Scene, inventory: Inventory, now: float) -> Status:
         """Decide readiness and hang the status on the board; returns it."""
         world = self._world

@@ -35,8 +35,13 @@ SETTLE_SHARE = 5
 a thousand that are being loaded leave no time for it after each."""
 DOWN_LOOK_SECONDS = 0.5
 """Between looks at an engine that does not answer."""
+DEFECT_SECONDS = 1.0
+"""Before the cycle after one that a defect ended."""
 BEAT_SECONDS = 60.0
 """Beyond the resync interval: a cycle that takes longer than this counts as hung."""
+MAX_DEFECTS_TOLD = 100
+"""Messages may carry numbers; the log and the memory of it stay small all the same."""
+DEFECT = "a defect of the agent; its log says more"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +101,11 @@ class Reconciler:
         self._propagating: float | None = None
         self._answering = Answering()
         self._engine_message = ""
+        self._defect = ""
+        """What is wrong with the agent itself, for the status."""
+        self._unread = ""
+        """Why the newest document does not count, when that is our own fault."""
+        self._defects_told: set[str] = set()
         self._refused = False
         self._plan = Plan()
         self._saved: Memory | None = None
@@ -124,8 +134,25 @@ class Reconciler:
         """Reconcile until cancelled; running drives are cancelled with it."""
         async with asyncio.TaskGroup() as group:
             while True:
-                await self.reconcile_once(group)
-                await self._wait_due()
+                try:
+                    await self.reconcile_once(group)
+                    self._defect = ""
+                except Exception as error:
+                    # What runs goes on: it is no fault of its own (P13).
+                    log.exception("a defect of the agent; the cycle is done again")
+                    self._defect = f"{DEFECT} ({type(error).__name__})"
+                    self._publisher.doubt(self._defect)
+                    await asyncio.sleep(DEFECT_SECONDS)
+                else:
+                    await self._wait_due()
+
+    def close(self) -> None:
+        """Look and publish on, but begin nothing more; see ``Drives.close``."""
+        self._drives.close()
+
+    def is_busy(self) -> bool:
+        """Tell whether any action is under way."""
+        return bool(self._drives)
 
     async def wait_idle(self, timeout: float) -> bool:
         """Wait until no action is under way; tell whether it came to that in time."""
@@ -197,7 +224,13 @@ class Reconciler:
         # A source may learn only by reading where exactly it reads (a ConfigMap's namespace).
         self._source = snapshot.source
         previous = self._accepted or self._restored
-        self._accepted = accept(previous, snapshot, self._pod, self._options)
+        try:
+            self._accepted = accept(previous, snapshot, self._pod, self._options)
+        except Exception as error:
+            log.exception("a defect of the agent; the document before is kept")
+            self._unread = f"the document was not understood: {DEFECT} ({type(error).__name__})"
+            return False
+        self._unread = ""
         desired = self._accepted.desired
         known = self._world.desired.generation if self._world.desired is not None else 0
         if desired is None or (previous is not None and desired.generation == known):
@@ -214,10 +247,13 @@ class Reconciler:
         try:
             state = await self._adapter.observe()
         except EngineError as error:
-            self._engine_message = str(error)
             self._refused |= isinstance(error, EngineUnavailable)
-            self._world.lost_sight()
-            self._answering = answered(self._answering, ok=False, now=self._clock.now())
+            self._lose_sight(str(error))
+            return
+        except Exception as error:
+            if self._is_new_defect(error):
+                log.exception("a defect of the agent; the engine counts as not seen")
+            self._lose_sight(f"{DEFECT} ({type(error).__name__})")
             return
         self._engine_message = ""
         if self._world.saw(state, mark, refused=self._refused, now=self._clock.now()):
@@ -226,6 +262,19 @@ class Reconciler:
         self._refused = False
         self._answering = answered(self._answering, ok=True, now=self._clock.now())
         self._hooks.seen(state)
+
+    def _lose_sight(self, why: str) -> None:
+        self._engine_message = why
+        self._world.lost_sight()
+        self._answering = answered(self._answering, ok=False, now=self._clock.now())
+
+    def _is_new_defect(self, error: Exception) -> bool:
+        """Tell whether to log a defect of the look: once, not twice a second."""
+        said = f"{type(error).__name__}: {error}"
+        if said in self._defects_told or len(self._defects_told) >= MAX_DEFECTS_TOLD:
+            return False
+        self._defects_told.add(said)
+        return True
 
     def _touch(self) -> None:
         if self._timer is None:
@@ -261,7 +310,9 @@ class Reconciler:
             parts.append(f"the engine cannot be seen ({self._engine_message})")
         elif engine is not None and engine.asleep:
             parts.append("the engine is asleep")
-        if accepted is not None and not accepted.valid and not accepted.absent:
+        if self._unread:
+            parts.append(self._unread)
+        elif accepted is not None and not accepted.valid and not accepted.absent:
             first = next((f" ({one.where}: {one.what})" for one in accepted.problems), "")
             parts.append(f"the document is not valid{first}")
         elif self._world.desired is None:
@@ -284,8 +335,8 @@ class Reconciler:
             engine_message=self._engine_message,
             waits=self._plan.waits,
             underway=self._drives.underway,
-            has_plan=bool(self._plan) or bool(self._drives),
-            sentence=self._sentence,
+            has_plan=bool(self._plan or self._drives or self._defect or self._unread),
+            sentence=self._defect or self._sentence,
         )
         return self._publisher.publish(scene, self._inventory(), self._clock.now())
 

@@ -11,14 +11,18 @@ from dataclasses import replace
 
 from adapters.base import Capabilities, EngineState, Residency, Resident
 from sidecar.core import incarnation
-from sidecar.core.actions import Action, Evict
+from sidecar.core.actions import Action, Evict, Load, Unload
 from sidecar.core.backoff import Basis
+from sidecar.core.denials import Claim, blame, confirmed, forgive, judge
 from sidecar.core.desired import Desired
 from sidecar.core.inventory import Inventory
 from sidecar.core.memory import Memory
-from sidecar.core.outcome import Effect, Failed, Outcome, after, is_unknown
+from sidecar.core.outcome import Done, Effect, Failed, Outcome, after, is_unknown
 from sidecar.core.progress import Attempt, Progress, Stage, failed, for_entry
-from sidecar.core.view import Policy, View
+from sidecar.core.view import Policy, View, parameters_key
+
+FORGET_SECONDS = 3600.0
+"""How long what was retired is remembered beyond its retention, if it is not in the store."""
 
 
 class World:
@@ -42,6 +46,7 @@ class World:
         self._unsure: dict[str, int] = {}
         """Names with a call whose outcome is unknown -> since when, in marks."""
         self._evictions: dict[str, Attempt] = {}
+        self._claims: dict[str, Claim] = {}
 
     @property
     def basis(self) -> Basis:
@@ -55,6 +60,8 @@ class World:
 
     def view(self, inventory: Inventory, now: float) -> View:
         """Return everything a plan depends on. Valid until the next await."""
+        kept_until = now - self._policy.retain_seconds - FORGET_SECONDS
+        self.memory = incarnation.forget_retired(self.memory, inventory, before=kept_until)
         return View(
             desired=self.desired,
             engine=self.engine,
@@ -98,12 +105,42 @@ class World:
                 seen[name] = ours
         self._unsure = {name: at for name, at in self._unsure.items() if at > mark}
         self.residents = seen
+        for name in seen:
+            self._recognise(name)
         self.engine = self.last_engine = state
+        if restarted and state.started_at is not None:
+            # What a new process does not hold, it never said that it did.
+            self._claims.clear()
+        self._judge(state, now)
         listed = self.desired.entries if self.desired is not None else {}
         self.memory = incarnation.forget_gone(self.memory, seen, listed, now=now)
         if woke:
             self._suspect(seen)
         return restarted
+
+    def _recognise(self, name: str) -> None:
+        """Call the paths of a resident what the agent was told to call them."""
+        resident = self.residents.get(name)
+        if resident is None or not resident.aliases:
+            return
+        held, progress = self.memory.held.get(name), self.progress.get(name)
+        told = [held.path] if held is not None else []
+        if progress is not None and progress.revision is not None:
+            told.append(progress.revision.path)
+        self.residents[name] = resident.known_as(*told)
+
+    def _judge(self, state: EngineState, now: float) -> None:
+        for name, claim in list(self._claims.items()):
+            if name in self._answered or name in self._unsure:
+                continue
+            judged = judge(claim, state, self.residents.get(name), basis=self.basis, now=now)
+            progress = self.progress.get(name, Progress())
+            if judged is None:
+                del self._claims[name]
+                self.progress[name] = forgive(progress, claim)
+            elif judged is not claim:
+                self._claims[name] = judged
+                self.progress[name] = blame(progress, judged) if judged.attempt else progress
 
     def _cannot_have_left(self) -> frozenset[str]:
         """Return the residents that a look must find, unless the engine was restarted."""
@@ -153,7 +190,7 @@ class World:
         )
         if isinstance(action, Evict):
             self._evictions.pop(action.revision.path, None)
-        elif is_unknown(action, outcome):
+        elif is_unknown(action, outcome) or self._may_have_split(action, outcome):
             self._sequence += 1
             self._unsure[name] = self._sequence
         if effect.resident is not self.residents.get(name):
@@ -164,8 +201,23 @@ class World:
                 self.residents[name] = effect.resident
         self.progress[name] = effect.progress
         self.memory = effect.memory
+        self._recognise(name)
+        if isinstance(outcome, Done) and isinstance(action, Load):
+            claim = Claim(
+                path=action.revision.path,
+                parameters=parameters_key(action.target.parameters),
+                fallback=action.fallback,
+            )
+            self._claims[name] = confirmed(self._claims.get(name), claim)
+        elif isinstance(action, Unload) and not action.replacing:
+            self._claims.pop(name, None)
         self._freed += effect.freed
         self._evicted += effect.evicted
+
+    def _may_have_split(self, action: Action, outcome: Outcome) -> bool:
+        """Tell whether some ranks took a load that others refused: only a look can say."""
+        ranks = self.last_engine.ranks if self.last_engine is not None else 1
+        return isinstance(action, Load) and isinstance(outcome, Failed) and ranks > 1
 
     def _keep_failed_eviction(
         self, action: Evict, outcome: Failed, *, basis: Basis, now: float, jitter: float
@@ -190,3 +242,4 @@ class World:
             kept |= set(self.desired.entries) | self.desired.undecided
         for name in [name for name in self.progress if name not in kept]:
             del self.progress[name]
+            self._claims.pop(name, None)

@@ -24,6 +24,7 @@ from adapters.base import (
     agent_path,
     engine_path,
     load_timeout_seconds,
+    path_aliases,
 )
 from adapters.fake.engine import DownError, FakeEngine, Refusal, RefusedError
 from adapters.fake.vllm_face import render_metrics
@@ -71,6 +72,7 @@ class FakeAdapter:
                     name=one.name,
                     kind=one.kind,
                     paths=frozenset({agent_path(self._options, one.path)}),
+                    aliases=path_aliases(self._options, one.path),
                 )
                 for one in engine.listed()
             ),

@@ -35,12 +35,12 @@ from sidecar.artifacts.files import (
 from sidecar.artifacts.layout import Held, children, directory_name, held_at, lock_key
 from sidecar.artifacts.locks import LockFile
 from sidecar.artifacts.manifest import MARKER, Manifest, parse_manifest, to_text
+from sidecar.artifacts.neighbours import MEMORY_AGE_SECONDS, Neighbours
 from sidecar.core.inventory import Revision
 from sidecar.errors import ArtifactError, FetchFailed
 
 LOCK_TRIES = 500
 LOCK_PAUSE_SECONDS = 0.02
-MEMORY_AGE_SECONDS = 30 * 86400.0
 _TAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
 
 
@@ -53,6 +53,7 @@ class Disk:
         self._staging = root / ".staging"
         self._lock_path = root / ".locks" / "store"
         self._locks = LockFile(self._lock_path)
+        self._neighbours = Neighbours(root / ".agent", directory_name(pod_uid))
 
     def open(self) -> None:
         """Create the store's directories and delete what dead agents left unfinished."""
@@ -187,7 +188,8 @@ class Disk:
     def evict(self, revision: Revision) -> None:
         """Delete a revision: out of sight first, then file by file.
 
-        Raises ``ArtifactError`` while another agent of this store holds it.
+        Raises ``ArtifactError`` while another agent of this store holds it, or wrote down that its
+        engine may read it and went away.
         """
         path = self.root / revision.kind / directory_name(revision.name) / revision.revision
         key = lock_key(revision)
@@ -197,6 +199,13 @@ class Disk:
                     f"{path}: not evicted, another pod that shares this store holds it"
                 )
             try:
+                # Under the lock: an agent writes its memory before it gives up what it holds.
+                pod = self._neighbours.find_needing(path, self._lock_clock())
+                if pod is not None:
+                    raise ArtifactError(
+                        f"{path}: not evicted, the engine of pod {pod}, which shares this store, "
+                        "may read it"
+                    )
                 with self.staging() as area, suppress(FileNotFoundError):
                     path.rename(area / "evicted")
                     sync_directory(path.parent)

@@ -30,7 +30,7 @@ def open_source(entry: Entry, allowed: Sequence[str]) -> Fetcher | Revision:
     check_source_allowed(entry.source, allowed)
     path = local_path(entry.source)
     if path is None:
-        if entry.passthrough and scheme_of(entry.source) is None:
+        if entry.passthrough and scheme_of(entry.source) is None and "\0" not in entry.source:
             return _passthrough(entry, entry.source)
         raise _unsupported(entry.source)
     if entry.passthrough and not os.path.exists(path):
@@ -67,20 +67,23 @@ def scheme_of(source: str) -> str | None:
 def local_path(source: str) -> str | None:
     """Return the absolute path that a source names; None when it names something else."""
     if source.startswith("/"):
-        return source
-    if scheme_of(source) != "file":
+        path = source
+    elif scheme_of(source) == "file":
+        authority, slash, rest = source[len("file://") :].partition("/")
+        path = slash + unquote(rest) if authority in {"", "localhost"} else ""
+    else:
         return None
-    authority, slash, path = source[len("file://") :].partition("/")
-    return slash + unquote(path) if slash and authority in {"", "localhost"} else None
+    # No path of any system call holds a NUL.
+    return path if path and "\0" not in path else None
 
 
 def _components(source: str) -> tuple[str, ...] | None:
     """Return scheme, host and path components; None for what must not be admitted."""
     path = local_path(source)
     if path is not None:
-        if "\0" in path:
-            return None
         return ("file", *_split(os.path.realpath(path)))
+    if "\0" in unquote(source):
+        return None
     scheme = scheme_of(source)
     if scheme is None:
         return ("", *_split(posixpath.normpath(source)))
@@ -116,6 +119,8 @@ def _unsupported(source: str) -> UnsupportedSource:
     what = f"the scheme {scheme}:// is" if scheme else "a relative path or a bare name is"
     if scheme == "file":
         what = "a file:// URL that names a host is"
+    if "\0" in unquote(source):
+        what = "a NUL byte in a path is"
     return UnsupportedSource(
         f"{redact_source(source)}: {what} not supported; an absolute path or file:///path of a "
         "directory that the agent sees is"

@@ -76,3 +76,22 @@ class MemoryFile:
         with store_errors(self._root):
             make_directories(self._path.parent)
             write_file(self._path, data, PRIVATE_MODE)
+
+
+def place_of(path: str) -> tuple[str, ...]:
+    """Return what is the same of a revision's path wherever a pod mounts the store."""
+    return tuple(path.split("/")[-3:])
+
+
+def needed_places(data: bytes) -> frozenset[tuple[str, ...]]:
+    """Return the places that a saved memory names as held or retired; of a damaged one, none.
+
+    Whoever wrote a damaged one begins anew as well.
+    """
+    try:
+        # Of any version: an older or newer agent may share the store.
+        memory = json.loads(data)
+        paths = [held[0] for held in memory["held"].values()] + list(memory["retired"])
+        return frozenset(map(place_of, paths))
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        return frozenset()

@@ -13,6 +13,7 @@ from sidecar.artifacts.bring import Bringer, Order
 from sidecar.artifacts.disk import Disk
 from sidecar.artifacts.layout import Held, lock_key
 from sidecar.artifacts.listing import Look
+from sidecar.artifacts.looks import Looks
 from sidecar.artifacts.room import Room
 from sidecar.artifacts.threads import Workers
 from sidecar.core.desired import Entry
@@ -23,7 +24,12 @@ from sidecar.errors import ArtifactError, FetchFailed
 Progress = Callable[[int, int | None], None]
 """Called on the event loop with bytes fetched so far and, where known, in total."""
 
-THREADS = 8
+DISK_THREADS = 4
+FETCH_THREADS = 8
+LOOK_SECONDS = 10.0
+LOOK_ALL_SECONDS = 60.0
+FIND_SECONDS = 2.0
+FIND_ALL_SECONDS = 20.0
 FETCH_WAIT_SECONDS = 3600.0
 """How long one agent waits for another that fetches the same source."""
 POLL_SECONDS = 0.1
@@ -43,7 +49,10 @@ class Store:
         self._disk = Disk(self._root, pod_uid)
         self._bringer = Bringer(self._disk, Room(self._root, max_bytes), tuple(allowed))
         self._max_bytes = max_bytes
-        self._workers = Workers("store", THREADS)
+        self._workers = Workers("store", DISK_THREADS)
+        # Apart from the store's own disk: a source may hang for ever.
+        self._fetchers = Workers("fetch", FETCH_THREADS)
+        self._looks = Looks()
         self._held: dict[str, tuple[Held, ...]] = {}
         self._revisions: dict[str, tuple[Revision, ...]] = {}
         """Those of ``_held``, so that a change of one costs no step for each of the others."""
@@ -69,6 +78,8 @@ class Store:
     async def close(self) -> None:
         """Give up all locks; running fetches must have been cancelled before."""
         self._workers.close()
+        self._fetchers.close()
+        self._looks.close()
         self._disk.close()
 
     def inventory(self) -> Inventory:
@@ -111,13 +122,16 @@ class Store:
         return found
 
     async def look_all(self, entries: Iterable[Entry]) -> dict[str, Look | ArtifactError]:
-        """Look at many sources at once; a passthrough that the agent cannot see never moves."""
+        """Look at many sources at once; a passthrough that the agent cannot see never moves.
+
+        One that does not answer within 10 s is an error, and so it is until it does. A round ends
+        after a minute; those that it did not come to are errors too.
+        """
         asked = tuple(entries)
-
-        def look(_: Event) -> dict[str, Look | ArtifactError]:
-            return {entry.name: self._bringer.look(entry) for entry in asked}
-
-        return await self._workers.run(look)
+        found = await self._looks.ask(
+            asked, self._bringer.look, each_seconds=LOOK_SECONDS, all_seconds=LOOK_ALL_SECONDS
+        )
+        return {entry.name: found.get(entry.name) or _no_answer(entry) for entry in asked}
 
     async def fetch(
         self, entry: Entry, *, restore: Revision | None, progress: Progress
@@ -129,7 +143,7 @@ class Store:
         are gone. Cancelled, it leaves nothing behind.
         """
         held = self._held.get(entry.name, ())
-        found = await self._workers.run(
+        found = await self._fetchers.run(
             lambda _: self._bringer.find(entry, held, is_restore=restore is not None)
         )
         if isinstance(found, Revision):
@@ -141,15 +155,17 @@ class Store:
     async def fetch_known(self, entries: Iterable[Entry]) -> dict[str, Revision]:
         """Return, by name, the revisions of those entries whose source need not be read.
 
-        One thread for all of them, for a start with many targets. What cannot be answered is left
-        out; ``fetch`` says why.
+        A few threads for all of them, for a start with many targets. What cannot be answered, or
+        not within 2 s for one and 20 s for all, is left out; ``fetch`` says why.
         """
-        asked = tuple((entry, self._held.get(entry.name, ())) for entry in entries)
 
-        def find(_: Event) -> list[Held]:
-            return [held for one in asked if (held := self._bringer.find_held(*one)) is not None]
+        def find(entry: Entry) -> Held | None:
+            return self._bringer.find_held(entry, self._held.get(entry.name, ()))
 
-        return {held.revision.name: self._take(held) for held in await self._workers.run(find)}
+        found = await self._looks.ask(
+            entries, find, each_seconds=FIND_SECONDS, all_seconds=FIND_ALL_SECONDS
+        )
+        return {name: self._take(held) for name, held in found.items() if held is not None}
 
     async def _bring(self, order: Order, progress: Progress) -> Held:
         loop = asyncio.get_running_loop()
@@ -164,7 +180,7 @@ class Store:
         while loop.time() < deadline:
             held_bytes = self.inventory().bytes
             try:
-                held = await self._workers.run(bring)
+                held = await self._fetchers.run(bring)
             finally:
                 released, self._released = self._released, asyncio.Event()
                 released.set()
@@ -178,15 +194,6 @@ class Store:
             f"{redact_source(order.entry.source)}: another pod that shares the store {self._root} "
             f"has been fetching it for {FETCH_WAIT_SECONDS:.0f} s"
         )
-
-    async def mark_used(self, revision: Revision) -> None:
-        """Note that a revision was loaded now, for the order of evictions."""
-        held = self._find(revision)
-        if held is None:
-            return
-        used = await self._workers.run(lambda _: self._disk.use(held))
-        if used is not None:
-            self._take(used)
 
     async def hold(self, revisions: Iterable[Revision]) -> None:
         """Say which revisions this agent needs; no other agent evicts them from now on."""
@@ -234,3 +241,7 @@ class Store:
 
 def _revisions(held: Iterable[Held]) -> tuple[Revision, ...]:
     return tuple(one.revision for one in held)
+
+
+def _no_answer(entry: Entry) -> ArtifactError:
+    return FetchFailed(f"{redact_source(entry.source)}: it does not answer")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
+import os
 import sys
 from collections.abc import Mapping
+from typing import NoReturn
 
 from sidecar.settings import check_for_run, from_flags
 
@@ -22,4 +25,13 @@ def main(arguments: argparse.Namespace, environment: Mapping[str, str]) -> int:
     from sidecar import agent
 
     sys.setswitchinterval(SWITCH_SECONDS)
-    return asyncio.run(agent.run(settings))
+
+    async def run_to_the_end() -> NoReturn:
+        code = await agent.run(settings)
+        # A thread that hangs in the operating system would be waited for at a regular end; and
+        # until here a second signal is heard.
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(code)
+
+    asyncio.run(run_to_the_end())

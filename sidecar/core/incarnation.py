@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from adapters.base import EngineState, Residency
 from sidecar.core.desired import Desired
+from sidecar.core.inventory import Inventory
 from sidecar.core.memory import Held, Latch, Memory, Owned
 
 SAME_START_SECONDS = 0.05
@@ -32,9 +33,16 @@ def follow(memory: Memory, state: EngineState, *, refused: bool, before: frozens
         incarnation=memory.incarnation + 1,
         started_at=state.started_at,
         latch=replace(memory.latch, incarnation=1) if first else latch,
-        # What the old process might have read again is nobody's now.
-        retired=memory.retired if first else {},
+        retired=memory.retired if first else _still_readable(memory.retired, state),
     )
+
+
+def _still_readable(retired: Mapping[str, float], state: EngineState) -> dict[str, float]:
+    """Return the files that a process may read again which was there when they were unloaded."""
+    oldest = state.started_at if state.oldest_started_at is None else state.oldest_started_at
+    if oldest is None:
+        return {}
+    return {path: since for path, since in retired.items() if since >= oldest}
 
 
 def _has_restarted(
@@ -83,3 +91,18 @@ def forget_gone(
     if len(owned) == len(memory.owned) and len(held) == len(memory.held):
         return memory
     return replace(memory, owned=owned, held=held, retired=retired)
+
+
+def forget_retired(memory: Memory, inventory: Inventory, *, before: float) -> Memory:
+    """Return the memory without what retired before ``before`` and lies not in the store.
+
+    Nobody would evict it, so that it would be remembered for ever: the files of a passthrough, or
+    those that another pod evicted.
+    """
+    old = {path for path, since in memory.retired.items() if since < before}
+    if old:
+        old.difference_update(one.path for one in inventory.all())
+    if not old:
+        return memory
+    retired = {path: since for path, since in memory.retired.items() if path not in old}
+    return replace(memory, retired=retired)

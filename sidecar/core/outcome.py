@@ -181,6 +181,7 @@ def _after_failure(
             basis=basis,
             now=now,
             jitter=jitter,
+            parameters=parameters_key(action.target.parameters) if isinstance(action, Load) else "",
         )
 
     progress = before.progress

@@ -23,13 +23,21 @@ from sidecar.core.actions import (
     waits_for,
     waits_for_look,
 )
+from sidecar.core.backoff import Severity
 from sidecar.core.desired import Entry
 from sidecar.core.inventory import Revision
-from sidecar.core.progress import Progress, Stage, for_entry
+from sidecar.core.progress import Attempt, Progress, Stage, for_entry
 from sidecar.core.removal import plan_drop, plan_evictions, spares_last
 from sidecar.core.room import is_short, refusal, waits_for_room
 from sidecar.core.status import Reason
-from sidecar.core.view import View, has_lost_files, is_as_desired, parameters_key, wanted
+from sidecar.core.view import (
+    View,
+    has_lost_files,
+    held_path,
+    is_as_desired,
+    parameters_key,
+    wanted,
+)
 
 
 def plan(view: View) -> Plan:
@@ -136,7 +144,7 @@ def _plan_load(
 ) -> Iterator[Action | Wait]:
     progress = for_entry(view.progress.get(entry.name), entry)
     attempt = progress.attempt
-    if attempt is not None and not attempt.is_due(view.basis, view.now):
+    if attempt is not None and not _is_due(view, entry, revision, attempt):
         yield waits_for(entry.name, attempt)
         yield from _plan_fallback(view, entry, revision)
         return
@@ -157,6 +165,14 @@ def _plan_load(
         yield Warm(name=entry.name, target=target, path=revision.path)
 
 
+def _is_due(view: View, entry: Entry, revision: Revision, attempt: Attempt) -> bool:
+    resident = view.resident(entry.name)
+    if resident is None or not _must_unload_first(view, resident, revision, entry):
+        return attempt.is_due(view.basis, view.now)
+    parameters = parameters_key(entry.parameters)
+    return attempt.is_due_over(view.basis, view.now, parameters=parameters)
+
+
 def _must_unload_first(view: View, resident: Resident, revision: Revision, entry: Entry) -> bool:
     if resident.state is Residency.FAILED or view.capabilities.replaces_in_place:
         return False
@@ -173,7 +189,8 @@ def _plan_fallback(view: View, entry: Entry, failed: Revision | None) -> Iterato
     held = view.memory.held.get(entry.name)
     if held is None or view.engine is None or view.engine.asleep or entry.name in view.unsure:
         return
-    if _is_held(view, entry):
+    resident = view.resident(entry.name)
+    if _is_held(view, entry) and (failed is None or not _is_left_behind(view, entry)):
         return
     revision = view.inventory.at_path(entry.name, held.path)
     if revision is None or (failed is not None and revision.path == failed.path):
@@ -183,7 +200,31 @@ def _plan_fallback(view: View, entry: Entry, failed: Revision | None) -> Iterato
         return
     parameters = json.loads(held.parameters) if held.parameters else {}
     target = Target(name=entry.name, kind=revision.kind, parameters=parameters)
+    split = resident is not None and not resident.paths <= {held.path}
+    if split and not view.capabilities.replaces_in_place:
+        yield Unload(name=entry.name, target=target, replacing=True)
     yield Load(name=entry.name, target=target, revision=revision, fallback=True)
+
+
+def _is_left_behind(view: View, entry: Entry) -> bool:
+    """Tell whether a refused load left the engine between two revisions.
+
+    Some ranks took it and others did not; or a repository leads to what was refused, while what
+    was held before answers.
+    """
+    resident = view.resident(entry.name)
+    attempt = view.progress.get(entry.name, Progress()).attempt
+    if resident is None or attempt is None:
+        return False
+    if attempt.stage is not Stage.LOAD or attempt.severity is not Severity.REJECTED:
+        return False
+    if resident.state is Residency.PARTIAL:
+        return True
+    return (
+        view.capabilities.replaces_in_place
+        and resident.state is Residency.RESIDENT
+        and held_path(view, resident) is None
+    )
 
 
 def target_of(entry: Entry, kind: Kind) -> Target:

@@ -38,6 +38,8 @@ class Attempt:
     """In a row."""
     retry_at: float
     basis: Basis
+    parameters: str = ""
+    """Of a load: what it was given, in canonical form."""
 
     def is_due(self, basis: Basis, now: float) -> bool:
         """Tell whether the step may be tried again."""
@@ -51,6 +53,17 @@ class Attempt:
             )
         # Room on disk makes no engine change its mind.
         return replace(basis, evicted=self.basis.evicted) != self.basis
+
+    def is_due_over(self, basis: Basis, now: float, *, parameters: str) -> bool:
+        """Tell whether a load may be tried again for which a revision that serves must go first.
+
+        What is gained is a chance, what is lost is certain: neither another entry's edit nor room
+        that others left is worth it.
+        """
+        if self.stage is not Stage.LOAD or self.severity is Severity.TRANSIENT:
+            return self.is_due(basis, now)
+        restarted = basis.incarnation != self.basis.incarnation
+        return now >= self.retry_at or restarted or parameters != self.parameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +114,7 @@ def failed(
     basis: Basis,
     now: float,
     jitter: float,
+    parameters: str = "",
 ) -> Attempt:
     """Return the attempt that follows ``attempt`` after one more failure."""
     repeated = attempt is not None and attempt.stage is stage and attempt.severity is severity
@@ -113,6 +127,7 @@ def failed(
         failures=failures,
         retry_at=backoff.retry_at(failures, severity, now=now, jitter=jitter),
         basis=basis,
+        parameters=parameters,
     )
 
 

@@ -97,7 +97,7 @@ def _target_status(
         state = State.FAILED
     reason, message = _reason(resident, attempt, wait, problem)
     revision = progress.revision
-    path = (held_path(view, resident) or "") if resident is not None else ""
+    path = _path(view, resident) if resident is not None else ""
     if path:
         found = view.inventory.at_path(name, path)
         shown = found.revision if found else (revision.revision if revision else "")
@@ -132,6 +132,18 @@ def _target_status(
         and not progress.moved
         and is_as_desired(view, entry),
     )
+
+
+def _path(view: View, resident: Resident) -> str:
+    """Return where what answers was loaded from, empty where nobody knows.
+
+    Where an engine has only a claim, and it is not that of the last confirmed load, that load is
+    what is known.
+    """
+    path = held_path(view, resident)
+    held = view.memory.held.get(resident.name)
+    claims = resident.state is Residency.RESIDENT and not view.capabilities.reports_paths
+    return path or (held.path if held is not None and claims else "")
 
 
 def _kind(entry: Entry | None, resident: Resident | None, progress: Progress) -> Kind | None:

@@ -51,6 +51,8 @@ class Scripted:
         """(verb, name) -> released by the test."""
         self.errors: dict[tuple[str, str], Exception] = {}
         self.down: Exception | None = None
+        self.reports: dict[str, Progressed] = {}
+        """By name, how its last fetch reports progress."""
         self.looks = 0
         self.cancelled: list[tuple[str, str]] = []
 
@@ -104,6 +106,7 @@ class Scripted:
     async def fetch(
         self, entry: Entry, *, restore: Revision | None, progress: Progressed
     ) -> Revision:
+        self.reports[entry.name] = progress
         progress(50, 100)
         await self._enter("fetch", entry.name)
         outcome = self.disk.fetch(Fetch(name=entry.name, entry=entry, restore=restore), 0.0)
@@ -112,9 +115,7 @@ class Scripted:
         return outcome.revision
 
     async def fetch_known(self, entries: Iterable[Entry]) -> Mapping[str, Revision]:
-        self.calls.append(("fetch_known", ""))
-        if (error := self.errors.get(("fetch_known", ""))) is not None:
-            raise error
+        await self._enter("fetch_known", "")
         inventory = self.disk.inventory()
         found = {
             entry.name: inventory.find(entry.name, self.disk.sources.get(entry.source, ""))

@@ -191,6 +191,8 @@ class Engine:
     failed: dict[str, str] = field(default_factory=dict)
     refuses: set[str] = field(default_factory=set)
     """Paths that it cannot load."""
+    last_refuses: set[str] = field(default_factory=set)
+    """Paths that the last rank alone cannot load."""
     numb: set[str] = field(default_factory=set)
     """Names whose requests fail although they are resident."""
     may_read: dict[str, float | None] = field(default_factory=dict)
@@ -234,13 +236,14 @@ class Engine:
             return REJECTED
         if self.capacity is not None and len(self.names() | {name}) > self.capacity:
             return REJECTED
-        for rank in self.serving:
+        refused = path in self.last_refuses
+        for rank in self.serving[:-1] if refused else self.serving:
             if (before := rank.get(name)) is not None and before != path:
                 self.may_read[before] = now
             rank[name] = path
         self.may_read[path] = None
         self.numb.discard(name)
-        return Done()
+        return REJECTED if refused else Done()
 
     def unload(self, name: str, now: float) -> Outcome:
         """Forget a name; one that is not known is no error."""
@@ -268,6 +271,7 @@ class Engine:
             residents=tuple(residents),
             base_names=self.base_names,
             started_at=self.started_at,
+            ranks=len(self.serving),
             asleep=self.asleep,
             limits=Limits(max_residents=self.capacity),
         )

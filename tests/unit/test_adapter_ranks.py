@@ -13,6 +13,7 @@ from adapters.base import (
     EngineError,
     EngineOptions,
     EngineRejected,
+    EngineState,
     EngineTimeout,
     EngineUnavailable,
     Kind,
@@ -20,7 +21,8 @@ from adapters.base import (
     Target,
 )
 from adapters.fake import FakeAdapter, FakeEngine
-from adapters.ranks import WORST_FIRST, RankedAdapter
+from adapters.fake.engine import Held
+from adapters.ranks import WORST_FIRST, RankedAdapter, merge_states
 from tests.support.artifacts import write_fake_lora
 
 LORA = Target(name="sql", kind=Kind.LORA)
@@ -187,3 +189,32 @@ def test_an_engine_has_at_least_one_rank():
 
 def test_busy_is_milder_than_a_refusal():
     assert WORST_FIRST.index(EngineBusy) > WORST_FIRST.index(EngineRejected)
+
+
+async def test_ranks_tell_how_many_they_are_and_the_start_of_the_oldest(ranks: Ranks):
+    first = ranks.engines[1].started_at
+    ranks.engines[0].restart()
+    ranks.engines[2].restart()
+    state = await ranks.adapter.observe()
+    assert state.ranks == 3
+    assert state.oldest_started_at == min(first, *(one.started_at for one in ranks.engines))
+    assert state.started_at == max(one.started_at for one in ranks.engines)
+
+
+def test_a_rank_that_does_not_say_when_it_started_may_be_as_old_as_can_be():
+    state = merge_states((EngineState(started_at=5.0), EngineState()))
+    assert (state.started_at, state.oldest_started_at) == (5.0, 0.0)
+    assert merge_states((EngineState(started_at=5.0),)).oldest_started_at is None
+
+
+async def test_a_rank_that_holds_what_was_told_in_its_own_view_is_not_asked_again():
+    options = EngineOptions(url="fake://", path_prefix=("/store", "/mnt"))
+    engine = FakeEngine()
+    engine.held["sql"] = Held("sql", Kind.LORA, "/mnt/mine", "x")
+    adapter = RankedAdapter((FakeAdapter(engine, options),))
+    await adapter.load(LORA, "/mnt/mine")
+    assert engine.calls == []
+    (resident,) = (await adapter.observe()).residents
+    assert resident.paths == {"/store/mine"}
+    assert resident.known_as("/mnt/mine").paths == {"/mnt/mine"}
+    assert resident.known_as("/mnt/mine").known_as().paths == {"/store/mine"}

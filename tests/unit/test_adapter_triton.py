@@ -389,6 +389,7 @@ def test_what_is_published_is_newer_than_anything_before(
         ("pod/repository", "pod/store/1", ("{work}/pod", "/models"), "../store/1"),
         ("pod/repository", "pod/store/1", ("{work}/pod/store", "/mnt"), "/mnt/1"),
         ("pod/repository", "elsewhere/1", ("{work}/elsewhere", "/mnt"), "/mnt/1"),
+        ("pod/in/repository", "pod/in/store/1", ("{work}/pod/in", "{work}/pod"), "../store/1"),
     ],
 )
 async def test_a_link_resolves_where_the_engine_is(
@@ -411,13 +412,13 @@ async def test_a_link_resolves_where_the_engine_is(
             EngineOptions(
                 url=server.url,
                 repository_dir=str(directory),
-                path_prefix=(prefix[0].format(work=tmp_path), prefix[1]) if prefix else None,
+                path_prefix=tuple(one.format(work=tmp_path) for one in prefix) if prefix else None,
             )
         )
         await adapter.load(MODEL, str(revision))
         assert os.readlink(directory / "fraud") == text.format(work=tmp_path)
         (resident,) = (await adapter.observe()).residents
-        assert resident.paths == {str(revision)}
+        assert resident.known_as(str(revision)).paths == {str(revision)}
         await adapter.aclose()
 
 

@@ -11,6 +11,7 @@ import pytest
 from adapters.fake import FakeEngine
 from lab.tiny_model import write_lora
 from sidecar.core.status import EngineCondition, State
+from sidecar.drives import ENGINE_CONCURRENCY
 from tests.support.agent import running_agent
 
 
@@ -395,3 +396,15 @@ async def test_a_memory_that_could_not_be_kept_is_kept_once_it_can_be(tmp_path, 
                 await run.agent.board.wait_changed(0.05)
         documents = json.loads(kept.read_text())["documents"]
         assert json.loads(documents["models.yaml"]) == {"models": []}
+
+
+async def test_once_it_is_asked_to_stop_it_begins_no_load(tmp_path, loras):
+    engine = FakeEngine(max_loras=20)
+    async with running_agent(tmp_path, engine, max_loras=20) as run:
+        engine.faults.load_seconds = 0.2
+        run.write([{"name": f"l{i}", "source": loras(i)} for i in range(20)])
+        await run.wait(lambda _: len(engine.calls) >= ENGINE_CONCURRENCY)
+        begun = len(engine.calls)
+        run.stop.set()
+    assert begun < 20
+    assert len(engine.calls) == begun

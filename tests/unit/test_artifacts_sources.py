@@ -321,6 +321,15 @@ def test_links_are_resolved_before_comparing(tmp_path):
         check_source_allowed(str(tmp_path / "allowed" / "way"), [str(tmp_path / "allowed")])
 
 
+@pytest.mark.parametrize("passthrough", [False, True])
+@pytest.mark.parametrize("source", ["/a\0b", "file:///a%00b", "a\0b"])
+def test_a_nul_in_a_source_is_refused_and_no_crash(source, passthrough):
+    with pytest.raises(UnsupportedSource, match="NUL"):
+        open_source(entry_for(source, passthrough=passthrough), [])
+    with pytest.raises(SourceNotAllowed):
+        open_source(entry_for(source, passthrough=passthrough), ["/", "a", "file:///"])
+
+
 def test_without_prefixes_everything_is_allowed():
     check_source_allowed("s3://anything/../at all", [])
 

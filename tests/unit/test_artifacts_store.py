@@ -4,15 +4,22 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from contextlib import asynccontextmanager
 from pathlib import Path
+from threading import Event, Thread
+from types import SimpleNamespace
 
 import pytest
 
 from adapters.base import Kind
+from sidecar.artifacts import store as store_module
+from sidecar.artifacts import threads
 from sidecar.artifacts.bring import fetch_key
 from sidecar.artifacts.disk import Disk
+from sidecar.artifacts.local import LocalSource
 from sidecar.artifacts.locks import LockFile
+from sidecar.artifacts.looks import THREADS
 from sidecar.artifacts.manifest import MARKER
 from sidecar.artifacts.store import Store
 from sidecar.errors import (
@@ -247,6 +254,110 @@ async def test_a_passthrough_never_moves_and_is_not_in_the_store(tmp_path):
         assert await store.fetch_known([entry]) == {}
 
 
+# Sources that hang.
+
+
+@pytest.fixture
+def hanging(monkeypatch):
+    """Paths of sources whose server is gone: a look at them returns when the test is over."""
+    paths, back, listing = set(), Event(), LocalSource.list
+
+    def hang(source):
+        if source._path in paths:
+            back.wait(30)
+        return listing(source)
+
+    monkeypatch.setattr(LocalSource, "list", hang)
+    monkeypatch.setattr(store_module, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(store_module, "FIND_SECONDS", 0.1)
+    monkeypatch.setattr(threads, "STOP_GRACE_SECONDS", 0.01)
+    hanging = SimpleNamespace(add=lambda path: paths.add(str(path)), back=back)
+    yield hanging
+    back.set()
+
+
+async def test_sources_that_hang_hide_nothing_of_the_others_until_they_answer(tmp_path, hanging):
+    entries = [entry_for(write_tiny_lora(tmp_path / str(i), seed=i), f"l{i}") for i in range(30)]
+    hung, before = {f"l{i}" for i in range(0, 24, 2)}, set(threading.enumerate())
+    async with open_store(tmp_path / "store") as store, asyncio.timeout(20):
+        for i in range(0, 24, 2):
+            hanging.add(tmp_path / str(i))
+        for _ in range(2):
+            looks = await store.look_all(entries)
+            assert {n for n, one in looks.items() if isinstance(one, FetchFailed)} == hung
+        lookers = {one for one in set(threading.enumerate()) - before if one.name == "looks"}
+        assert len(lookers) <= len(hung) + THREADS
+        hanging.back.set()
+        while sum(one.is_alive() for one in lookers) > THREADS:
+            await asyncio.to_thread(next(filter(Thread.is_alive, lookers)).join, 0.01)
+        looks = await store.look_all(entries)
+        assert not any(isinstance(one, FetchFailed) for one in looks.values())
+
+
+async def test_known_revisions_are_found_though_the_source_of_one_hangs(tmp_path, hanging):
+    entries = [entry_for(write_tiny_lora(tmp_path / str(i), seed=i), f"l{i}") for i in range(9)]
+    async with open_store(tmp_path / "store") as store, asyncio.timeout(20):
+        for entry in entries:
+            await _wait_until_settled(store, entry)
+        hanging.add(tmp_path / "4")
+        known = await store.fetch_known(entries)
+        assert known.keys() == {entry.name for entry in entries} - {"l4"}
+
+
+async def test_a_round_over_many_sources_that_hang_ends_in_its_time(tmp_path, hanging, monkeypatch):
+    monkeypatch.setattr(store_module, "LOOK_ALL_SECONDS", 0.25)
+    entries = [entry_for(tmp_path / str(i), f"l{i}") for i in range(40)]
+    for i in range(40):
+        hanging.add(tmp_path / str(i))
+    loop = asyncio.get_running_loop()
+    async with open_store(tmp_path / "store") as store:
+        began = loop.time()
+        looks = await store.look_all(entries)
+        assert loop.time() - began < 5.0
+        assert looks.keys() == {entry.name for entry in entries}
+        assert all(isinstance(one, FetchFailed) for one in looks.values())
+
+
+async def test_fetches_that_were_given_up_and_hang_keep_neither_disk_nor_fetches(tmp_path, hanging):
+    async with open_store(tmp_path / "store") as store, asyncio.timeout(20):
+        for i in range(20):
+            hanging.add(tmp_path / f"gone{i}")
+        given_up = [
+            asyncio.create_task(fetch(store, entry_for(tmp_path / f"gone{i}", f"g{i}")))
+            for i in range(20)
+        ]
+        await store.look_all([entry_for(tmp_path / "gone0", "g0")])
+        revision = await _within_disk(store, write_tiny_lora(tmp_path / "disk"), given_up)
+        await store.evict(revision)
+        assert not Path(revision.path).exists()
+
+
+async def _within_disk(store, source, given_up):
+    await store.rescan()
+    assert await store.verify(store.inventory().all()) == ()
+    for task in given_up:
+        task.cancel()
+    await asyncio.wait(given_up)
+    return await fetch(store, entry_for(source))
+
+
+def test_the_process_ends_while_a_thread_hangs():
+    code = (
+        "import asyncio, threading\n"
+        "from sidecar.artifacts.threads import Workers\n"
+        "async def main():\n"
+        "    begun = threading.Event()\n"
+        "    def hang(_):\n"
+        "        begun.set(); threading.Event().wait()\n"
+        "    task = asyncio.ensure_future(Workers('one', 1).run(hang, grace_seconds=0))\n"
+        "    await asyncio.to_thread(begun.wait)\n"
+        "    task.cancel()\n"
+        "asyncio.run(main())\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=20, check=False)
+    assert ended.returncode == 0
+
+
 # Room.
 
 
@@ -436,16 +547,6 @@ async def test_a_name_with_another_revision_keeps_its_directory(tmp_path):
         assert Path(two.path).is_dir()
 
 
-async def test_using_a_revision_makes_it_the_youngest(tmp_path):
-    async with open_store(tmp_path / "store") as store:
-        one = await fetch(store, entry_for(write_tiny_lora(tmp_path / "1")))
-        os.utime(Path(one.path, MARKER), (1000, 1000))
-        await store.rescan()
-        assert [r.used_at for r in store.inventory().all()] == [1000.0]
-        await store.mark_used(one)
-        assert [r.used_at > 1000.0 for r in store.inventory().all()] == [True]
-
-
 # Several pods.
 
 
@@ -466,6 +567,48 @@ async def test_what_another_pod_holds_is_not_evicted_until_it_lets_go(tmp_path):
         await theirs.hold([])
         await ours.evict(revision)
         assert [one.path for one in await theirs.verify([revision])] == [revision.path]
+
+
+@pytest.mark.parametrize("kept", ["held", "retired"])
+async def test_what_the_memory_of_a_pod_whose_agent_is_away_names_is_not_evicted(tmp_path, kept):
+    root = tmp_path / "store"
+    async with open_store(root, pod_uid="pod-b") as theirs:
+        one = await fetch(theirs, entry_for(write_tiny_lora(tmp_path / "1")))
+        two = await fetch(theirs, entry_for(write_tiny_lora(tmp_path / "2", seed=2)))
+    elsewhere = one.path.replace(str(root), "/mounted/elsewhere")
+    theirs = root / ".agent" / "pod-b.json"
+    theirs.parent.mkdir()
+    # Of a version that this agent does not know.
+    saved = {"version": 99, "held": {}, "retired": {}}
+    theirs.write_text(
+        json.dumps(saved | {kept: {"sql": [elsewhere, ""]} if kept == "held" else {elsewhere: 1.0}})
+    )
+    (root / ".agent" / "pod-a.json").write_text(json.dumps(saved | {"retired": {one.path: 1.0}}))
+    (root / ".agent" / "pod-c.json").write_text("[damaged")
+    async with open_store(root) as ours:
+        await ours.evict(two)
+        for _ in range(2):
+            with pytest.raises(ArtifactError, match="pod-b") as refusal:
+                await ours.evict(one)
+            assert refusal.value.retryable
+        assert _tree(one.path) == _tree(tmp_path / "1")
+        theirs.write_text(json.dumps(saved))
+        await ours.evict(one)
+        assert not Path(one.path).exists()
+
+
+async def test_the_memory_of_a_pod_that_is_long_gone_keeps_nothing(tmp_path):
+    root = tmp_path / "store"
+    async with open_store(root) as store:
+        one = await fetch(store, entry_for(write_tiny_lora(tmp_path / "source")))
+        (root / ".agent").mkdir()
+        memory = root / ".agent" / "pod-b.json"
+        memory.write_text(json.dumps({"held": {"sql": [one.path, ""]}, "retired": {}}))
+        with pytest.raises(ArtifactError, match="pod-b"):
+            await store.evict(one)
+        os.utime(memory, (1000, 1000))
+        await store.evict(one)
+        assert not Path(one.path).exists()
 
 
 async def test_the_hold_of_a_pod_that_died_does_not_count(tmp_path):

@@ -177,6 +177,31 @@ def test_agent_is_asked_for_its_status_and_ends_with_0_when_asked_to_stop(tmp_pa
     assert agent.returncode == 0, logged.decode()
 
 
+HANGS = """
+import sys, threading
+from sidecar.cli import main
+threading.Thread(target=threading.Event().wait).start()
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_an_agent_with_a_thread_that_hangs_ends_with_0_when_asked_to_stop(tmp_path):
+    port = free_port()
+    command = [sys.executable, "-c", HANGS, "run", "--listen", f"127.0.0.1:{port}"]
+    command += ["--config-dir", str(tmp_path), "--store-dir", str(tmp_path / "store")]
+    command += ["--engine-url", "http://127.0.0.1:1"]
+    agent = subprocess.Popen(command, stderr=subprocess.PIPE, env=clean_environment())
+    with agent:
+        try:
+            wait_until_served(f"http://127.0.0.1:{port}/status", agent)
+            agent.send_signal(signal.SIGTERM)
+            _, logged = agent.communicate(timeout=15)
+        finally:
+            agent.kill()
+    assert agent.returncode == 0, logged.decode()
+    assert logged.decode().rstrip().endswith("stopped")
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as one:
         port: int = one.getsockname()[1]

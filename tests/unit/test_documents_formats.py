@@ -103,6 +103,8 @@ def test_an_explicit_empty_list_is_a_document():
         ("name: a, source: 'file://host/a'", "source", "needs an absolute path", "file:///"),
         ("name: a, source: /a/../b", "source", "'..'", ""),
         ("name: a, source: file:///a/../b", "source", "'..'", ""),
+        ("name: a, source: 'file:///a%00b'", "source", "NUL", "%00"),
+        ("name: a, source: 's3://a/b%00'", "source", "NUL", "%00"),
         ("name: a, source: ' /a'", "source", "blanks", ""),
         ("name: a, source: 7", "source", "must be text, not a number", "quotes"),
         ("name: a, source: /a, kind: lorra", "kind", "cannot be 'lorra'", "write lora or model"),

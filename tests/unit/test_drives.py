@@ -7,13 +7,14 @@ import asyncio
 import pytest
 
 from adapters.base import EngineRejected
-from sidecar.core.actions import Evict, Fetch, Load
+from sidecar.core.actions import Evict, Fetch, Load, Plan
 from sidecar.core.outcome import Done, Failed
 from sidecar.core.status import Reason, State
 from sidecar.core.view import Policy
-from sidecar.drives import ENGINE_CONCURRENCY
+from sidecar.drives import ENGINE_CONCURRENCY, STALL_SECONDS
+from sidecar.known import MANY_FETCHES
 from tests.support.loop import LATE, Loop
-from tests.support.simulated import STORE, TRITON, VLLM, revision
+from tests.support.simulated import STORE, TRITON, VLLM, entry, revision
 
 pytestmark = pytest.mark.looptime
 
@@ -292,3 +293,122 @@ async def test_a_defect_in_finding_them_leaves_each_to_its_own_fetch(caplog):
         agent.ask(*MANY)
         await agent.converge()
     assert "each target is fetched by itself" in caplog.text
+
+
+async def test_a_source_that_hangs_holds_up_nobody_else_whose_files_are_on_disk():
+    agent = Loop(VLLM)
+    names = MANY[:MANY_FETCHES]
+    for name in names[1:]:
+        agent.disk.make(name, "v1")
+    agent.scripted.hold("fetch_known", "")
+    agent.scripted.hold("fetch", names[0])
+    async with agent.running():
+        agent.ask(*names)
+        await agent.wait(lambda _: agent.engine.names() == set(names[1:]), timeout=10.0)
+        agent.scripted.hold("fetch", names[0]).set()
+        await agent.converge()
+
+
+async def test_what_served_before_is_loaded_before_any_source_answers():
+    agent = Loop(VLLM)
+    names = MANY[:MANY_FETCHES]
+    async with agent.running():
+        agent.ask(*names)
+        await agent.converge()
+    again = Loop(VLLM, memory=agent.saved[-1], disk=agent.disk, engine=agent.engine)
+    agent.engine.restart(123.0)
+    known = again.scripted.hold("fetch_known", "")
+    for name in names:
+        again.scripted.hold("fetch", name)
+    async with again.running():
+        again.ask(*names)
+        await again.wait(lambda _: again.engine.names() == set(names), timeout=1.0)
+        known.set()
+        await again.converge()
+    assert not any(verb == "fetch" for verb, _ in again.calls)
+
+
+async def test_a_fetch_of_which_nothing_is_heard_gives_its_place_to_others():
+    agent = Loop(VLLM, fetch_concurrency=1)
+    agent.scripted.hold("fetch", "hung")
+    async with agent.running():
+        agent.ask("hung")
+        await agent.wait(lambda _: ("fetch", "hung") in agent.calls)
+        agent.ask("hung", "good")
+        await agent.wait(lambda _: agent.engine.names() == {"good"}, timeout=STALL_SECONDS + 10.0)
+        status = agent.board.status.targets["hung"]
+        assert status.reason == Reason.FETCH_FAILED
+        assert "nothing was heard" in status.message
+        agent.scripted.hold("fetch", "hung").set()
+        await agent.converge(timeout=STALL_SECONDS)
+
+
+async def test_a_slow_fetch_that_reports_goes_on():
+    agent = Loop(VLLM)
+    gate = agent.scripted.hold("fetch", "a")
+    async with agent.running():
+        agent.ask("a")
+        await agent.wait(lambda _: ("fetch", "a") in agent.calls)
+        for done in range(60, 63):
+            await asyncio.wait(
+                [asyncio.create_task(asyncio.Event().wait())], timeout=STALL_SECONDS - 1
+            )
+            agent.scripted.reports["a"](done, 100)
+        gate.set()
+        await agent.converge()
+        assert agent.calls.count(("fetch", "a")) == 1
+
+
+async def test_a_late_report_of_a_cancelled_fetch_is_not_listened_to():
+    agent = Loop(VLLM)
+    agent.scripted.hold("fetch", "b")
+    async with agent.running():
+        agent.ask("a", "b")
+        await agent.wait(lambda _: agent.engine.names() == {"a"})
+        agent.ask("a")
+        await agent.converge()
+        assert agent.scripted.cancelled == [("fetch", "b")]
+        agent.scripted.reports["b"](60, 100)
+        assert not agent.drives.underway
+        agent.ask("a", "c")
+        await agent.converge()
+
+
+async def test_a_drive_that_is_cancelled_before_its_first_step_is_forgotten():
+    agent = Loop(VLLM)
+    async with asyncio.TaskGroup() as group:
+        agent.drives.start(Plan(actions=(Fetch(name="a", entry=entry("a")),)), group)
+        assert agent.drives
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+    assert not agent.drives
+
+
+async def test_when_closed_it_begins_nothing_but_the_load_of_what_was_unloaded():
+    agent = Loop(VLLM)
+    async with agent.running():
+        agent.ask("a")
+        await agent.converge()
+        unloading = agent.scripted.hold("unload", "a")
+        loading = agent.scripted.hold("load", "b")
+        agent.ask("a", "b", number="v2")
+        await agent.wait(lambda _: ("unload", "a") in agent.calls and ("load", "b") in agent.calls)
+        agent.reconciler.close()
+        agent.ask("a", "b", "c", number="v2")
+        before = len(agent.calls)
+        unloading.set()
+        loading.set()
+        assert await agent.reconciler.wait_idle(5.0)
+        agent.reconciler.wake()
+        await asyncio.wait([asyncio.create_task(asyncio.Event().wait())], timeout=20.0)
+        assert agent.calls[before:] == [("load", "a")]
+        assert agent.engine.serving[0]["a"] == revision("a", "v2").path
+
+
+async def test_a_defect_that_stays_is_met_once_a_second():
+    agent = Loop(VLLM)
+    agent.world.apply = lambda *_, **__: 1 // 0
+    async with agent.running():
+        agent.ask("a")
+        await asyncio.wait([asyncio.create_task(asyncio.Event().wait())], timeout=10.0)
+    assert 1 < agent.calls.count(("fetch", "a")) <= 11

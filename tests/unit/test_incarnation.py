@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from adapters.base import EngineState, Residency
+from adapters.base import EngineState, Kind, Residency
 from sidecar.core.desired import DropOut
-from sidecar.core.incarnation import follow, forget_gone, own
+from sidecar.core.incarnation import follow, forget_gone, forget_retired, own
+from sidecar.core.inventory import Inventory, Revision
 from sidecar.core.memory import Held, Latch, Memory, Owned
 from tests.support.simulated import document, entry, lora
 
@@ -101,3 +102,12 @@ def test_what_left_document_and_engine_is_forgotten_and_its_files_retired():
 def test_nothing_gone_is_nothing_changed():
     memory = Memory(owned={"a": Owned()}, held={"a": Held(path="/a")})
     assert forget_gone(memory, set(), {"a"}, now=9.0) is memory
+
+
+def test_what_retired_long_ago_is_forgotten_unless_it_lies_in_the_store():
+    here = Revision(name="a", kind=Kind.LORA, revision="r", path="/store/here")
+    inventory = Inventory(revisions={"a": (here,)})
+    memory = Memory(retired={"/store/here": 1.0, "/passthrough": 1.0, "/young": 5.0})
+    after = forget_retired(memory, inventory, before=5.0)
+    assert after.retired == {"/store/here": 1.0, "/young": 5.0}
+    assert forget_retired(after, inventory, before=5.0) is after

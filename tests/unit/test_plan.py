@@ -9,7 +9,7 @@ import pytest
 from adapters.base import EngineState, Kind, Limits, Residency
 from sidecar.core.actions import Check, Fetch, Load, Unload, Warm
 from sidecar.core.memory import Held, Memory
-from sidecar.core.outcome import Done
+from sidecar.core.outcome import Done, Failed
 from sidecar.core.status import Reason
 from sidecar.core.view import Policy, Prune, View, is_as_desired, parameters_key, residents_by_name
 from tests.support.simulated import (
@@ -392,3 +392,82 @@ def test_what_failed_without_us_is_left_to_the_engine():
     trial.engine.failed["stranger"] = "its own trouble"
     trial.look()
     assert not trial.plan()
+
+
+# What a refused replacement leaves behind.
+
+
+def refused_replacement(*others, **options) -> Trial:
+    """Return a trial where ``a`` serves from v1 and v2 was refused."""
+    trial = trial_of(entry("a"), *others, **options)
+    engine = trial.engine
+    refuses = engine.last_refuses if engine.ranks > 1 else engine.refuses
+    refuses.add(revision("a", "v2", kind=trial.disk.kind).path)
+    trial.disk.sources["s3://a"] = "v2"
+    trial.world.moved("a")
+    calm(trial)
+    return trial
+
+
+def calm(trial: Trial) -> list[str]:
+    """Do what is due without waiting for anything; return the calls to the engine."""
+    calls = []
+    for _ in range(8):
+        trial.look()
+        for one in trial.actions():
+            if isinstance(one, Unload | Load):
+                calls.append(f"{type(one).__name__} {one.name}")
+            if isinstance(trial.apply(one), Failed):
+                break
+    return calls
+
+
+def test_ranks_that_a_refused_replacement_split_are_given_back_what_served():
+    trial = refused_replacement(ranks=2)
+    old = revision("a", "v1").path
+    assert [rank["a"] for rank in trial.engine.serving] == [old, old]
+    assert not trial.broken
+    attempt = trial.world.progress["a"].attempt
+    assert attempt.reason is Reason.ENGINE_REJECTED
+    assert calm(trial) == []
+
+
+def test_a_serving_revision_is_not_taken_away_for_what_others_ask():
+    trial = refused_replacement(entry("b"))
+    for number in range(3):
+        trial.disk.sources[f"s3://c{number}"] = "v1"
+        trial.accept(document(entry("a"), entry("b"), entry(f"c{number}")))
+        assert not [one for one in calm(trial) if one.endswith(" a")]
+    trial.accept(document(entry("a")))
+    assert sorted(calm(trial)) == ["Unload b", "Unload c2"]
+
+
+@pytest.mark.parametrize("why", ["parameters", "restart", "time", "files"])
+def test_a_refused_replacement_is_tried_again_for_its_own_sake(why):
+    trial = refused_replacement(entry("b"))
+    trial.engine.refuses.clear()
+    if why == "parameters":
+        trial.accept(document(entry("a", parameters={"rank": 8}), entry("b")))
+    elif why == "restart":
+        trial.restart_engine()
+    elif why == "time":
+        trial.now += 331.0
+    else:
+        trial.disk.sources["s3://a"] = "v3"
+        trial.world.moved("a")
+    calm(trial)
+    assert not trial.held_as_desired()
+
+
+def test_a_link_left_on_what_was_refused_is_put_back_once():
+    trial = trial_of(entry("a"), capabilities=TRITON)
+    old, new = (revision("a", one, kind=Kind.MODEL).path for one in ("v1", "v2"))
+    trial.disk.make("a", "v2")
+    trial.disk.sources["s3://a"] = "v2"
+    trial.engine.refuses.add(new)
+    # The agent was killed between the swap of the link and the load.
+    trial.engine.links["a"] = new
+    trial.restart_agent()
+    assert calm(trial) == ["Load a", "Load a"]
+    assert trial.engine.links["a"] == old
+    assert calm(trial) == []

@@ -252,6 +252,69 @@ async def test_a_thousand_targets_converge_with_few_looks():
     assert time.perf_counter() - began < 30.0
 
 
+async def test_a_defect_of_the_look_means_that_the_engine_cannot_be_seen(caplog):
+    agent = Loop(VLLM)
+    async with agent.running():
+        agent.ask("a")
+        await agent.converge()
+        agent.scripted.down = ZeroDivisionError("a bug")
+        status = await agent.wait(lambda one: not one.ready)
+        assert status.engine.state is EngineCondition.DOWN
+        assert not status.converged
+        assert "ZeroDivisionError" in status.engine.message
+        await pause(20.0)
+        assert caplog.text.count("ZeroDivisionError: a bug") == 1
+        agent.scripted.down = None
+        await agent.wait(lambda one: one.ready and one.converged)
+
+
+async def test_a_defect_of_a_cycle_is_published_and_stops_no_drive(caplog):
+    agent = Loop(VLLM)
+    async with agent.running():
+        agent.ask("a")
+        await agent.converge()
+        gate = agent.scripted.hold("load", "b")
+        agent.ask("a", "b")
+        await agent.wait(lambda _: agent.loads("b") == 1)
+        forget = agent.world.forget_strangers
+        failed = []
+
+        def fail(names):
+            failed.append(names)
+            raise ZeroDivisionError("a bug")
+
+        agent.world.forget_strangers = fail
+        agent.reconciler.wake()
+        await agent.wait(lambda one: "ZeroDivisionError" in one.cycle)
+        gate.set()
+        await agent.wait(lambda _: agent.engine.names() == {"a", "b"})
+        cycles = len(failed)
+        await pause(10.0)
+        assert 1 <= len(failed) - cycles <= 11
+        assert not agent.board.status.converged
+        assert "ZeroDivisionError" in agent.board.status.cycle
+        agent.world.forget_strangers = forget
+        await agent.converge()
+        assert not agent.scripted.cancelled
+
+
+async def test_a_defect_in_reading_a_document_keeps_the_one_before_and_says_so(monkeypatch):
+    agent = Loop(VLLM)
+    async with agent.running():
+        agent.ask("a")
+        await agent.converge()
+        with monkeypatch.context() as broken:
+            broken.setattr("sidecar.reconciler.accept", lambda *_: 1 // 0)
+            agent.ask("b")
+            await agent.wait(lambda one: "was not understood" in one.cycle)
+            await pause(10.0)
+        assert not agent.board.status.converged
+        assert agent.engine.names() == {"a"}
+        agent.ask("b")
+        await agent.converge()
+        assert agent.engine.names() == {"b"}
+
+
 @pytest.mark.parametrize("capabilities", [VLLM, TRITON])
 def test_a_plan_of_a_thousand_targets_is_made_in_no_time(capabilities):
     def seconds(number: int) -> float:

@@ -301,3 +301,19 @@ def test_over_capacity_is_a_rejection_and_a_pause_is_not():
 def test_readiness_words_are_those_of_the_document():
     one = entry("a", readiness=Readiness.REQUIRED)
     assert status(trial_of(one)).readiness == "required"
+
+
+def test_what_answers_although_its_link_leads_elsewhere_is_what_was_held():
+    trial = trial_of(A, capabilities=TRITON)
+    old = revision("a", kind=Kind.MODEL)
+    new = trial.disk.make("a", "v2")
+    trial.disk.sources["s3://a"] = "v2"
+    # The agent was killed between the swap of the link and the load; then the load was refused.
+    trial.engine.links["a"] = new.path
+    trial.world.moved("a")
+    trial.apply(trial.actions()[0])
+    trial.look()
+    trial.apply(trial.actions()[-1], Mode.REJECTED)
+    one = status(trial)
+    assert (one.state, one.revision, one.path) == (State.RESIDENT, "v1", old.path)
+    assert not one.converged

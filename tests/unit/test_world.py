@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from adapters.base import EngineState, Kind, Residency, Target
 from sidecar.core.actions import Evict, Fetch, Load, Unload, Wait, Warm
+from sidecar.core.backoff import Basis
+from sidecar.core.denials import Claim, blame, judge
+from sidecar.core.incarnation import follow
 from sidecar.core.memory import Held, Memory
 from sidecar.core.outcome import Done
+from sidecar.core.progress import Progress
 from sidecar.core.status import Reason
+from sidecar.world import FORGET_SECONDS
 from tests.support.simulated import (
     BUSY,
     REJECTED,
@@ -258,6 +265,15 @@ def test_an_unload_by_somebody_else_retires_the_files_too():
     assert [type(one) for one in trial.actions()] == [Evict]
 
 
+def test_the_retirement_of_files_outside_the_store_is_forgotten_in_the_end():
+    trial = settled(VLLM, "a")
+    trial.world.memory = replace(trial.world.memory, retired={"/outside": trial.now})
+    trial.now += trial.policy.retain_seconds
+    assert "/outside" in trial.view().memory.retired
+    trial.now += FORGET_SECONDS + 1.0
+    assert "/outside" not in trial.view().memory.retired
+
+
 def test_progress_of_names_that_nobody_asks_for_and_nobody_holds_is_dropped():
     trial = settled(VLLM, "a", "b", "c")
     trial.accept(document(undecided=["a"]))
@@ -300,3 +316,156 @@ def test_an_outcome_of_nothing_resident_changes_no_residency():
     trial.apply(unload_of("a"))
     assert not trial.world.residents
     assert isinstance(trial.apply(load_of(trial, "late")), Done)
+
+
+# What an engine confirms and then denies.
+
+
+def loads_in(trial: Trial, name: str, rounds: int) -> int:
+    """Return how often a name is loaded in so many looks, each followed by what is due."""
+    loads = 0
+    for _ in range(rounds):
+        trial.look()
+        for _ in range(4):
+            steps = [step for step in trial.steps(name) if not isinstance(step, Wait)]
+            if not steps:
+                break
+            loads += isinstance(steps[0], Load)
+            trial.apply(steps[0])
+    return loads
+
+
+@pytest.mark.parametrize("capabilities", [VLLM, TRITON])
+@pytest.mark.parametrize("elsewhere", ["/another/place", None])
+def test_a_load_that_the_next_look_denies_again_and_again_is_a_failure(capabilities, elsewhere):
+    trial = settled(capabilities, "a", "b")
+    path = revision("a", kind=trial.disk.kind).path
+    forgets = trial.engine.observe
+
+    def observe() -> EngineState:
+        state = forgets()
+        others = tuple(one for one in state.residents if one.name != "a")
+        moved = replace(lora("a", elsewhere), kind=trial.disk.kind) if elsewhere else None
+        return replace(state, residents=(*others, *([moved] if moved else [])))
+
+    trial.engine.observe = observe
+    assert loads_in(trial, "a", 20) == 2
+    attempt = trial.world.progress["a"].attempt
+    assert attempt.reason is Reason.ENGINE_PROTOCOL
+    assert path in attempt.message
+    pauses = []
+    for _ in range(3):
+        attempt = trial.world.progress["a"].attempt
+        pauses.append(attempt.retry_at - trial.now)
+        trial.now = attempt.retry_at
+        assert loads_in(trial, "a", 5) == 1
+    assert pauses == [1.0, 2.0, 4.0]
+    trial.engine.observe = forgets
+    trial.look()
+    assert not trial.world.progress["a"].failures
+    trial.settle()
+    assert not trial.held_as_desired()
+
+
+def test_what_somebody_else_unloads_is_healed_at_once_every_time():
+    trial = settled(VLLM, "a")
+    for _ in range(5):
+        trial.engine.unload("a", trial.now)
+        assert loads_in(trial, "a", 3) == 1
+    # Also when nobody looked between the load and the hand.
+    trial.engine.unload("a", trial.now)
+    assert loads_in(trial, "a", 1) == 1
+    trial.engine.unload("a", trial.now)
+    assert loads_in(trial, "a", 2) == 1
+    assert not trial.held_as_desired()
+
+
+def test_an_engine_that_restarts_after_each_load_denies_nothing():
+    trial = settled(VLLM, "a")
+    for _ in range(4):
+        trial.restart_engine()
+        assert loads_in(trial, "a", 1) == 1
+    assert not trial.world.progress["a"].failures
+
+
+def test_an_engine_asleep_or_at_work_denies_nothing():
+    claim = Claim(path="/p", denials=3)
+    asleep = EngineState(asleep=True)
+    assert judge(claim, asleep, None, basis=Basis(), now=0.0) == claim
+    at_work = lora("a", "/p", Residency.LOADING)
+    assert judge(claim, EngineState(), at_work, basis=Basis(), now=0.0) == claim
+    assert judge(claim, EngineState(), lora("a", "/p"), basis=Basis(), now=0.0) is None
+
+
+def test_a_fallback_that_is_denied_pauses_the_fallback():
+    claim = Claim(path="/p", denials=1, fallback=True)
+    judged = judge(claim, EngineState(), None, basis=Basis(), now=0.0)
+    progress = blame(Progress(), judged)
+    assert progress.attempt is None
+    assert progress.fallback_attempt == judged.attempt
+
+
+# Paths that the agent was told in the engine's view.
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_source_told_in_the_engines_view_is_as_desired(restarted):
+    told, ours = "/mnt/mine/a", "/store/mine/a"
+    trial = Trial(VLLM)
+    trial.accept(document(entry("a", told)))
+    trial.look()
+    fetch = Fetch(name="a", entry=entry("a", told))
+    one = revision("a", source=told, verified=False)
+    held = replace(lora("a", ours), aliases=frozenset({(ours, told)}))
+
+    def tell(action, found=None) -> None:
+        trial.world.apply(
+            action, Done(revision=found), basis=trial.world.basis, now=trial.now, jitter=0.5
+        )
+
+    def look() -> None:
+        mark = trial.world.begin_look()
+        state = EngineState(residents=(held,), started_at=1.0)
+        trial.world.saw(state, mark, refused=False, now=trial.now)
+
+    if restarted:
+        # Seen before it is known what the document means by it.
+        look()
+        tell(fetch, one)
+    else:
+        tell(fetch, one)
+        tell(Load(name="a", target=Target(name="a", kind=Kind.LORA), revision=one))
+        look()
+    assert trial.world.residents["a"].paths == {told}
+    assert trial.steps("a") == ()
+
+
+# Ranks.
+
+
+def test_after_a_refused_load_ranks_are_looked_at():
+    trial = settled(VLLM, "a", ranks=2)
+    trial.accept(document(entry("a"), entry("late")))
+    trial.apply(trial.steps("late")[0])
+    trial.apply(load_of(trial, "late"), Mode.REJECTED)
+    (wait,) = trial.steps("late")
+    assert isinstance(wait, Wait)
+    assert wait.reason is Reason.ENGINE_TIMEOUT
+
+
+@pytest.mark.parametrize(
+    ("oldest", "kept"),
+    [
+        (None, set()),
+        (100.0, {"/old", "/older"}),
+        (200.0, {"/old"}),
+        (300.0, set()),
+        (0.0, {"/old", "/older"}),
+    ],
+)
+def test_files_stay_readable_for_the_rank_that_lives_longest(oldest, kept):
+    memory = Memory(incarnation=1, started_at=50.0, retired={"/older": 150.0, "/old": 250.0})
+    state = EngineState(started_at=400.0, oldest_started_at=oldest, ranks=2)
+    after = follow(memory, state, refused=False, before=frozenset())
+    assert after.incarnation == 2
+    assert set(after.retired) == kept

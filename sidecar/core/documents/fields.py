@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from sidecar.core.desired import Problem
 from sidecar.core.documents.nodes import Node
@@ -227,6 +227,8 @@ def check_name(name: str) -> str | None:
 def check_source(source: str, schemes: tuple[str, ...]) -> tuple[str, str] | None:
     """Return what is wrong with a source and what to do; None if nothing is."""
     match = _SCHEME.match(source)
+    if "\0" in (source if match is None else unquote(source)):
+        return "the source holds a NUL byte", "write it without \\0 and %00"
     if match is None:
         if not source.startswith("/"):
             # Not repeated: what cannot be parsed cannot be redacted either.
