@@ -407,13 +407,12 @@ async def test_a_link_resolves_where_the_engine_is(
     directory, revision = tmp_path / repository, tmp_path / path
     await asyncio.to_thread(directory.mkdir, parents=True)
     write_fake_model(revision)
+    ours_theirs = None
+    if prefix is not None:
+        ours_theirs = (prefix[0].format(work=tmp_path), prefix[1].format(work=tmp_path))
     async with FakeServer(make_app(handle)) as server:
         adapter = TritonAdapter.open(
-            EngineOptions(
-                url=server.url,
-                repository_dir=str(directory),
-                path_prefix=tuple(one.format(work=tmp_path) for one in prefix) if prefix else None,
-            )
+            EngineOptions(url=server.url, repository_dir=str(directory), path_prefix=ours_theirs)
         )
         await adapter.load(MODEL, str(revision))
         assert os.readlink(directory / "fraud") == text.format(work=tmp_path)

@@ -220,10 +220,10 @@ async def test_paths_are_the_agents_own_whatever_the_engine_sees(
     (resident,) = (await adapter.observe()).residents
     assert resident.paths == {"/data/sql/1"}
     await adapter.load(LORA, "/data/sql/2")
-    assert script.asked[-1][1]["lora_path"] == "/mnt/store/sql/2"
     # A source may have been told as the engine sees it.
     await adapter.load(LORA, "/mnt/store/sql/1")
-    assert script.asked[-1][1]["lora_path"] == "/mnt/store/sql/1"
+    told = [payload["lora_path"] for _, payload in script.asked[-2:]]
+    assert told == ["/mnt/store/sql/2", "/mnt/store/sql/1"]
     assert resident.known_as("/mnt/store/sql/1").paths == {"/mnt/store/sql/1"}
     assert resident.known_as("/data/sql/1").paths == {"/data/sql/1"}
     await adapter.aclose()

@@ -338,8 +338,8 @@ class TestFlags:
 
 
 async def test_secrets_in_an_engine_url_are_told_to_nobody(tmp_path):
-    flags = {"engine_url": ("http://user:hunter2@127.0.0.1:8000",)}
-    async with running_agent(tmp_path, **flags) as run:
+    url = "http://user:hunter2@127.0.0.1:8000"
+    async with running_agent(tmp_path, engine_url=(url,)) as run:
         _, body = await run.get("/status")
         assert "hunter2" not in body
         assert "127.0.0.1:8000" in body

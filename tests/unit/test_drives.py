@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -407,7 +408,8 @@ async def test_when_closed_it_begins_nothing_but_the_load_of_what_was_unloaded()
 
 async def test_a_defect_that_stays_is_met_once_a_second():
     agent = Loop(VLLM)
-    agent.world.apply = lambda *_, **__: 1 // 0
+    world: Any = agent.world
+    world.apply = lambda *_, **__: 1 // 0
     async with agent.running():
         agent.ask("a")
         await asyncio.wait([asyncio.create_task(asyncio.Event().wait())], timeout=10.0)

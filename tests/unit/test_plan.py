@@ -428,6 +428,7 @@ def test_ranks_that_a_refused_replacement_split_are_given_back_what_served():
     assert [rank["a"] for rank in trial.engine.serving] == [old, old]
     assert not trial.broken
     attempt = trial.world.progress["a"].attempt
+    assert attempt is not None
     assert attempt.reason is Reason.ENGINE_REJECTED
     assert calm(trial) == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 
@@ -283,7 +284,8 @@ async def test_a_defect_of_a_cycle_is_published_and_stops_no_drive(caplog):
             failed.append(names)
             raise ZeroDivisionError("a bug")
 
-        agent.world.forget_strangers = fail
+        world: Any = agent.world
+        world.forget_strangers = fail
         agent.reconciler.wake()
         await agent.wait(lambda one: "ZeroDivisionError" in one.cycle)
         gate.set()
@@ -293,7 +295,7 @@ async def test_a_defect_of_a_cycle_is_published_and_stops_no_drive(caplog):
         assert 1 <= len(failed) - cycles <= 11
         assert not agent.board.status.converged
         assert "ZeroDivisionError" in agent.board.status.cycle
-        agent.world.forget_strangers = forget
+        world.forget_strangers = forget
         await agent.converge()
         assert not agent.scripted.cancelled
 

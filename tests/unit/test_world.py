@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -348,19 +349,22 @@ def test_a_load_that_the_next_look_denies_again_and_again_is_a_failure(capabilit
         moved = replace(lora("a", elsewhere), kind=trial.disk.kind) if elsewhere else None
         return replace(state, residents=(*others, *([moved] if moved else [])))
 
-    trial.engine.observe = observe
+    engine: Any = trial.engine
+    engine.observe = observe
     assert loads_in(trial, "a", 20) == 2
     attempt = trial.world.progress["a"].attempt
+    assert attempt is not None
     assert attempt.reason is Reason.ENGINE_PROTOCOL
     assert path in attempt.message
     pauses = []
     for _ in range(3):
         attempt = trial.world.progress["a"].attempt
+        assert attempt is not None
         pauses.append(attempt.retry_at - trial.now)
         trial.now = attempt.retry_at
         assert loads_in(trial, "a", 5) == 1
     assert pauses == [1.0, 2.0, 4.0]
-    trial.engine.observe = forgets
+    engine.observe = forgets
     trial.look()
     assert not trial.world.progress["a"].failures
     trial.settle()
@@ -400,6 +404,7 @@ def test_an_engine_asleep_or_at_work_denies_nothing():
 def test_a_fallback_that_is_denied_pauses_the_fallback():
     claim = Claim(path="/p", denials=1, fallback=True)
     judged = judge(claim, EngineState(), None, basis=Basis(), now=0.0)
+    assert judged is not None
     progress = blame(Progress(), judged)
     assert progress.attempt is None
     assert progress.fallback_attempt == judged.attempt
