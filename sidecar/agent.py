@@ -120,7 +120,12 @@ class Agent:
         )
         self._memory_file = MemoryFile(self._root, uid)
         self._preflight = Preflight()
-        self._keeper = Keeper(self._store, self._memory_file, self._clock.now)
+        self._keeper = Keeper(
+            self._store,
+            self._memory_file,
+            now=self._clock.now,
+            retain_seconds=settings.retain_seconds,
+        )
 
     async def open(self) -> None:
         """Read what the store remembers, and put the parts together."""
@@ -291,7 +296,8 @@ class Agent:
             source=self.source.describe(),
             resync_seconds=settings.resync_seconds,
             hooks=Hooks(
-                save=lambda memory: self._keeper.save(memory, self._world.progress),
+                save=self._keeper.save,
+                hold=lambda: self._keeper.hold(self._world.memory, self._world.progress),
                 restarted=self._restarted,
                 seen=self._seen,
                 propagated=self._telemetry.propagated,

@@ -17,11 +17,14 @@ log = logging.getLogger("model_sidecar.keeper")
 class Keeper:
     """Reads the memory once and saves each later one; never raises."""
 
-    def __init__(self, store: Store, file: MemoryFile, now: Callable[[], float]) -> None:
-        """``now`` gives unix seconds."""
+    def __init__(
+        self, store: Store, file: MemoryFile, *, now: Callable[[], float], retain_seconds: float
+    ) -> None:
+        """``now`` gives unix seconds; ``retain_seconds`` is how long retired files are needed."""
         self._store = store
         self._file = file
         self._now = now
+        self._retain_seconds = retain_seconds
         self._trouble = ""
         self._needed: frozenset[str] = frozenset()
 
@@ -38,23 +41,37 @@ class Keeper:
             log.warning("the agent's memory is lost and begun anew: %s", trouble)
         return anew((one.path for one in self._store.inventory().all()), self._now())
 
-    async def save(self, memory: Memory, progress: Mapping[str, Progress]) -> bool:
-        """Write the memory down, and hold the revisions that it and ``progress`` name.
+    async def save(self, memory: Memory) -> bool:
+        """Write the memory down.
 
         Returns whether that was possible; what was not kept is worth another try.
         """
-        needed = {held.path for held in memory.held.values()} | set(memory.retired)
-        needed |= {one.revision.path for one in progress.values() if one.revision is not None}
         try:
             await self._file.save(to_json(memory))
-            if needed != self._needed:
-                revisions = [one for one in self._store.inventory().all() if one.path in needed]
-                await self._store.hold(revisions)
-                self._needed = frozenset(needed)
-            self._trouble = ""
         except ArtifactError as error:
-            if str(error) != self._trouble:
-                self._trouble = str(error)
-                log.error("the agent's memory cannot be kept over its restart: %s", error)
+            self._report(f"the agent's memory cannot be kept over its restart: {error}")
             return False
+        self._trouble = ""
         return True
+
+    async def hold(self, memory: Memory, progress: Mapping[str, Progress]) -> None:
+        """Keep other agents of a shared store from evicting what this engine may read."""
+        kept_until = self._now() - self._retain_seconds
+        needed = {path for path, since in memory.retired.items() if since > kept_until}
+        needed |= {held.path for held in memory.held.values()}
+        needed |= {one.revision.path for one in progress.values() if one.revision is not None}
+        if needed == self._needed:
+            return
+        try:
+            await self._store.hold(
+                one for one in self._store.inventory().all() if one.path in needed
+            )
+        except ArtifactError as error:
+            self._report(f"revisions cannot be held against other agents: {error}")
+            return
+        self._needed = frozenset(needed)
+
+    def _report(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            self._trouble = trouble
+            log.error("%s", trouble)

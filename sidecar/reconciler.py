@@ -50,6 +50,8 @@ class Hooks:
 
     save: Callable[[Memory], Awaitable[bool]]
     """Keep the memory on disk; tells whether it could, and never raises."""
+    hold: Callable[[], Awaitable[None]]
+    """Keep what the engine may read out of other agents' reach; never raises."""
     restarted: Callable[[], None]
     """The engine is another incarnation."""
     seen: Callable[[EngineState], None]
@@ -348,3 +350,4 @@ class Reconciler:
             self._world.memory = memory
         if memory != self._saved and await self._hooks.save(memory):
             self._saved = memory
+        await self._hooks.hold()

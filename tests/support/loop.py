@@ -199,6 +199,7 @@ class Loop:
             resync_seconds=5.0,
             hooks=Hooks(
                 save=self._save,
+                hold=self._hold,
                 restarted=self._restarted,
                 seen=lambda state: None,
                 propagated=self.propagated.append,
@@ -223,6 +224,9 @@ class Loop:
     async def _save(self, memory: Memory) -> bool:
         self.saved.append(memory)
         return True
+
+    async def _hold(self) -> None:
+        return None
 
     def _restarted(self) -> None:
         self.restarts += 1
