@@ -36,6 +36,7 @@ from sidecar.drives import DriveHooks, Drives
 from sidecar.executor import Executor
 from sidecar.flags import UsageError
 from sidecar.keeper import Keeper
+from sidecar.lookout import Lookout
 from sidecar.opening import (
     accept_options,
     first_status,
@@ -286,7 +287,13 @@ class Agent:
             )
 
         return Reconciler(
-            adapter=self._adapter,
+            lookout=Lookout(
+                self._adapter,
+                self._world,
+                now=self._clock.now,
+                restarted=self._restarted,
+                seen=self._seen,
+            ),
             inventory=self._store.inventory,
             world=self._world,
             publisher=self._publisher,
@@ -298,8 +305,6 @@ class Agent:
             hooks=Hooks(
                 save=self._keeper.save,
                 hold=lambda: self._keeper.hold(self._world.memory, self._world.progress),
-                restarted=self._restarted,
-                seen=self._seen,
                 propagated=self._telemetry.propagated,
                 beat=lambda seconds: self._deadlines.beat("reconciler", seconds),
                 accepted=self._on_accepted,

@@ -11,18 +11,17 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 
-from adapters.base import EngineAdapter, EngineError, EngineState, EngineUnavailable
 from sidecar.core.accept import Accepted, AcceptOptions, accept
 from sidecar.core.actions import Plan, is_departure
 from sidecar.core.documents import Pod
 from sidecar.core.inventory import Inventory
 from sidecar.core.memory import Memory
 from sidecar.core.plan import plan
-from sidecar.core.readiness import Answering, answered
 from sidecar.core.report import Cycle
 from sidecar.core.snapshot import Snapshot
 from sidecar.core.status import Status
 from sidecar.drives import Clock, Drives
+from sidecar.lookout import DEFECT, Lookout
 from sidecar.publisher import Publisher, Scene
 from sidecar.world import World
 
@@ -39,9 +38,6 @@ DEFECT_SECONDS = 1.0
 """Before the cycle after one that a defect ended."""
 BEAT_SECONDS = 60.0
 """Beyond the resync interval: a cycle that takes longer than this counts as hung."""
-MAX_DEFECTS_TOLD = 100
-"""Messages may carry numbers; the log and the memory of it stay small all the same."""
-DEFECT = "a defect of the agent; its log says more"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,10 +48,6 @@ class Hooks:
     """Keep the memory on disk; tells whether it could, and never raises."""
     hold: Callable[[], Awaitable[None]]
     """Keep what the engine may read out of other agents' reach; never raises."""
-    restarted: Callable[[], None]
-    """The engine is another incarnation."""
-    seen: Callable[[EngineState], None]
-    """A look at the engine succeeded."""
     propagated: Callable[[float], None]
     """From a document's event to convergence, seconds."""
     beat: Callable[[float], None]
@@ -70,7 +62,7 @@ class Reconciler:
     def __init__(
         self,
         *,
-        adapter: EngineAdapter,
+        lookout: Lookout,
         inventory: Callable[[], Inventory],
         world: World,
         publisher: Publisher,
@@ -84,7 +76,7 @@ class Reconciler:
         open_drives: Callable[[Callable[[], None], Callable[[], None]], Drives],
     ) -> None:
         """``open_drives`` makes the drives, given what to call when one changed or all ended."""
-        self._adapter = adapter
+        self._lookout = lookout
         self._inventory = inventory
         self._world = world
         self._publisher = publisher
@@ -101,14 +93,10 @@ class Reconciler:
         self._accepted: Accepted | None = None
         self._restored = restored
         self._propagating: float | None = None
-        self._answering = Answering()
-        self._engine_message = ""
         self._defect = ""
         """What is wrong with the agent itself, for the status."""
         self._unread = ""
         """Why the newest document does not count, when that is our own fault."""
-        self._defects_told: set[str] = set()
-        self._refused = False
         self._plan = Plan()
         self._saved: Memory | None = None
         self._sentence = ""
@@ -169,7 +157,7 @@ class Reconciler:
             # The look follows at once, in a cycle of its own.
             self._wake.set()
         else:
-            await self._look()
+            await self._lookout.look()
             # What arrived during the look is decided on at once, not a cycle later.
             self._accept()
             self._plan = self._make_plan()
@@ -205,9 +193,9 @@ class Reconciler:
     async def _wait_due(self) -> None:
         now = self._clock.now()
         pause = self._resync_seconds
-        if not self._answering.answers:
+        if not self._lookout.answering.answers:
             pause = min(pause, DOWN_LOOK_SECONDS)
-        elif self._answering.lost:
+        elif self._lookout.answering.lost:
             pause = min(pause, 1.0)
         for wait in self._plan.waits:
             if wait.until is not None:
@@ -244,40 +232,6 @@ class Reconciler:
         self._hooks.accepted()
         return True
 
-    async def _look(self) -> None:
-        mark = self._world.begin_look()
-        try:
-            state = await self._adapter.observe()
-        except EngineError as error:
-            self._refused |= isinstance(error, EngineUnavailable)
-            self._lose_sight(str(error))
-            return
-        except Exception as error:
-            if self._is_new_defect(error):
-                log.exception("a defect of the agent; the engine counts as not seen")
-            self._lose_sight(f"{DEFECT} ({type(error).__name__})")
-            return
-        self._engine_message = ""
-        if self._world.saw(state, mark, refused=self._refused, now=self._clock.now()):
-            log.info("the engine was restarted; healing what it lost")
-            self._hooks.restarted()
-        self._refused = False
-        self._answering = answered(self._answering, ok=True, now=self._clock.now())
-        self._hooks.seen(state)
-
-    def _lose_sight(self, why: str) -> None:
-        self._engine_message = why
-        self._world.lost_sight()
-        self._answering = answered(self._answering, ok=False, now=self._clock.now())
-
-    def _is_new_defect(self, error: Exception) -> bool:
-        """Tell whether to log a defect of the look: once, not twice a second."""
-        said = f"{type(error).__name__}: {error}"
-        if said in self._defects_told or len(self._defects_told) >= MAX_DEFECTS_TOLD:
-            return False
-        self._defects_told.add(said)
-        return True
-
     def _touch(self) -> None:
         if self._timer is None:
             loop = asyncio.get_running_loop()
@@ -308,8 +262,8 @@ class Reconciler:
         """Say why the engine or the documents are not followed now."""
         engine, accepted = self._world.engine, self._accepted
         parts = []
-        if self._engine_message:
-            parts.append(f"the engine cannot be seen ({self._engine_message})")
+        if self._lookout.message:
+            parts.append(f"the engine cannot be seen ({self._lookout.message})")
         elif engine is not None and engine.asleep:
             parts.append("the engine is asleep")
         if self._unread:
@@ -333,8 +287,8 @@ class Reconciler:
         scene = Scene(
             accepted=self._accepted,
             source=self._source,
-            answering=self._answering,
-            engine_message=self._engine_message,
+            answering=self._lookout.answering,
+            engine_message=self._lookout.message,
             waits=self._plan.waits,
             underway=self._drives.underway,
             has_plan=bool(self._plan or self._drives or self._defect or self._unread),

@@ -30,6 +30,7 @@ from sidecar.core.view import Policy
 from sidecar.drives import Clock, DriveHooks, Drives
 from sidecar.errors import NotFound
 from sidecar.executor import Executor, Progressed
+from sidecar.lookout import Lookout
 from sidecar.publisher import Identity, Publisher
 from sidecar.reconciler import Hooks, Reconciler
 from sidecar.world import World
@@ -188,7 +189,13 @@ class Loop:
         self.clock = Clock(now=self._now, monotonic=self._time, chance=lambda: 0.5)
         self._fetch_concurrency = fetch_concurrency
         self.reconciler = Reconciler(
-            adapter=self.scripted,
+            lookout=Lookout(
+                self.scripted,
+                self.world,
+                now=self._now,
+                restarted=self._restarted,
+                seen=lambda state: None,
+            ),
             inventory=self.disk.inventory,
             world=self.world,
             publisher=self.publisher,
@@ -200,8 +207,6 @@ class Loop:
             hooks=Hooks(
                 save=self._save,
                 hold=self._hold,
-                restarted=self._restarted,
-                seen=lambda state: None,
                 propagated=self.propagated.append,
                 beat=lambda seconds: None,
                 accepted=lambda: None,
