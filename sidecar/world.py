@@ -190,7 +190,7 @@ class World:
         )
         if isinstance(action, Evict):
             self._evictions.pop(action.revision.path, None)
-        elif is_unknown(action, outcome) or self._may_have_split(action, outcome):
+        elif is_unknown(action, outcome) or self._needs_look(action, outcome):
             self._sequence += 1
             self._unsure[name] = self._sequence
         if effect.resident is not self.residents.get(name):
@@ -214,10 +214,16 @@ class World:
         self._freed += effect.freed
         self._evicted += effect.evicted
 
-    def _may_have_split(self, action: Action, outcome: Outcome) -> bool:
-        """Tell whether some ranks took a load that others refused: only a look can say."""
+    def _needs_look(self, action: Action, outcome: Outcome) -> bool:
+        """Tell whether only a look can say what a refused load left behind.
+
+        Some ranks may have taken it; and where a path is but a claim (a link), a look during the
+        load saw the claim of the revision that was then refused.
+        """
+        if not isinstance(action, Load) or not isinstance(outcome, Failed):
+            return False
         ranks = self.last_engine.ranks if self.last_engine is not None else 1
-        return isinstance(action, Load) and isinstance(outcome, Failed) and ranks > 1
+        return ranks > 1 or not self._capabilities.reports_paths
 
     def _keep_failed_eviction(
         self, action: Evict, outcome: Failed, *, basis: Basis, now: float, jitter: float

@@ -474,3 +474,23 @@ def test_files_stay_readable_for_the_rank_that_lives_longest(oldest, kept):
     after = follow(memory, state, refused=False, before=frozenset())
     assert after.incarnation == 2
     assert set(after.retired) == kept
+
+
+def test_a_look_during_a_refused_load_does_not_have_the_old_model_loaded_again():
+    trial = settled(TRITON, "a")
+    trial.disk.sources["s3://a"] = "v2"
+    trial.world.moved("a")
+    fetch, *_ = trial.actions()
+    trial.apply(fetch)
+    load = trial.actions()[-1]
+    # The link leads to the new revision while Triton reads it, and back once it said no.
+    during = replace(
+        lora("a", revision("a", "v2", kind=trial.disk.kind).path), kind=trial.disk.kind
+    )
+    state = replace(trial.engine.observe(), residents=(during,))
+    trial.world.saw(state, trial.world.begin_look(), refused=False, now=trial.now)
+    trial.world.apply(load, REJECTED, basis=trial.world.basis, now=trial.now, jitter=0.5)
+    assert not any(isinstance(step, Load) for step in trial.steps("a"))
+    trial.look()
+    assert not any(isinstance(step, Load) for step in trial.steps("a"))
+    assert trial.world.residents["a"].state is Residency.RESIDENT
