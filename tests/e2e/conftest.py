@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lab.kube import Kube
 from tests.support.agent_process import AgentProcess
 from tests.support.vllm_lab import VllmLab
 
 StartAgent = Callable[..., AgentProcess]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kube]:
+    """A real kube-apiserver with etcd; one that is not installed fails the test."""
+    with Kube(tmp_path_factory.mktemp("kube")) as kube:
+        yield kube
 
 
 @pytest.fixture
@@ -23,9 +32,9 @@ def start_agent(tmp_path: Path) -> Iterator[StartAgent]:
     agents: list[AgentProcess] = []
     numbers = count()
 
-    def start(engine: str, urls: Sequence[str] = (), **more: object) -> AgentProcess:
+    def start(engine: str, urls: Sequence[str] = (), **more: Any) -> AgentProcess:
         work = tmp_path / f"agent-{next(numbers)}"
-        agent = AgentProcess(work, engine=engine, engine_urls=urls, **more)  # type: ignore[arg-type]
+        agent = AgentProcess(work, engine=engine, engine_urls=urls, **more)
         agents.append(agent)
         return agent.start()
 

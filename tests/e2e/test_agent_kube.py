@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from lab import LabError
 from lab.kube import Kube
 from lab.tiny_model import write_lora
 from tests.support.agent_process import AgentProcess
@@ -22,17 +21,6 @@ from tests.support.kube_place import NAME, Place
 pytestmark = pytest.mark.kube
 
 Json = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kube]:
-    try:
-        kube = Kube(tmp_path_factory.mktemp("kube"))
-    except LabError as error:
-        pytest.skip(str(error))
-    kube.start()
-    yield kube
-    kube.kill()
 
 
 class Chat:

@@ -145,7 +145,10 @@ def test_the_document_s_config_takes_the_place_of_the_one_on_disk(pod: TritonPod
         "output": [{"name": "ANSWER", "data_type": "TYPE_STRING", "dims": [1]}],
         "instance_group": [{"kind": "KIND_CPU", "count": 2}],
     }
-    instances = lambda: pod.config("chat")["instance_group"][0]["count"]  # noqa: E731
+
+    def instances():
+        return pod.config("chat")["instance_group"][0]["count"]
+
     pod.agent.write([entry | {"parameters": {"config": config}}])
     pod.agent.start()
     pod.agent.wait_converged()

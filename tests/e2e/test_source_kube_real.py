@@ -10,8 +10,6 @@ from random import Random
 import pytest
 from kubernetes.aio.config import incluster_config
 
-from lab import LabError
-from lab.kube import Kube
 from sidecar.core.snapshot import Presence
 from sidecar.sources import kube as kube_module
 from sidecar.sources.configmap import parse_event, split_lines
@@ -27,17 +25,6 @@ ONE = {"models.yaml": "one"}
 TWO = {"models.yaml": "two"}
 THREE = {"models.yaml": "three"}
 SECONDS = 60.0
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    try:
-        kube = Kube(tmp_path_factory.mktemp("kube"))
-    except LabError as error:
-        pytest.skip(str(error))
-    kube.start()
-    yield kube
-    kube.kill()
 
 
 @pytest.fixture
