@@ -63,17 +63,22 @@ e2e: venv image-check ## All tests with real components, which it installs once
 .PHONY: e2e-triton
 e2e-triton: venv ## Those with a real Triton
 	$(PY) -m lab install triton
-	$(E2E) -m triton $(PYTEST_ARGS)
+	$(E2E) -m "triton and not sources" $(PYTEST_ARGS)
 
 .PHONY: e2e-vllm
 e2e-vllm: venv ## Those with a real vLLM, on CPU
 	$(PY) -m lab install vllm
-	$(E2E) -m vllm $(PYTEST_ARGS)
+	$(E2E) -m "vllm and not sources" $(PYTEST_ARGS)
 
 .PHONY: e2e-kube
 e2e-kube: venv ## Those with a real kube-apiserver and etcd
 	$(PY) -m lab install kube
 	$(E2E) -m kube $(PYTEST_ARGS)
+
+.PHONY: e2e-sources
+e2e-sources: venv ## Those with real S3, GCS, Azure and OCI servers
+	$(PY) -m lab install sources
+	$(E2E) -m "sources and not triton and not vllm" $(PYTEST_ARGS)
 
 # A demo keeps everything in the checkout; tests and benchmarks share the user's cache.
 demo demo-vllm: export MODEL_SIDECAR_LAB := $(or $(MODEL_SIDECAR_LAB),$(CURDIR)/.lab)

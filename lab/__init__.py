@@ -2,10 +2,12 @@
 
 Development only: nothing of the product imports this package, and it imports nothing but the
 standard library, so that it works before any virtual environment exists. What it installs comes
-from public package registries (PyPI and Go modules), into one directory that CI keeps between runs.
-What it starts listens on loopback only, on free ports, and ends with the process that started it.
+from public package registries (PyPI, Go modules, npm), into one directory that CI keeps between
+runs. What it starts listens on loopback only, on free ports, and ends with the process that started
+it.
 
-`python -m lab install triton|vllm|kube|all` installs, `python -m lab where` tells what is there.
+`python -m lab install triton|vllm|kube|sources|all` installs (`peers` too, which benchmarks alone
+need), `python -m lab where` tells what is there.
 """
 
 from __future__ import annotations

@@ -7,20 +7,24 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from lab import LabError, directory, golang, kube, triton, vllm
+from lab import LabError, azure, directory, golang, kube, node, peers, sources, triton, vllm
 from lab.install import say
 
 INSTALLERS: dict[str, Callable[[], object]] = {
     "triton": triton.install,
     "kube": kube.install,
     "vllm": vllm.install,
+    "sources": sources.install,
+    "peers": peers.install,
 }
+# Benchmarks alone need them.
+NOT_IN_ALL = ("peers",)
 
 
 def _install(component: str) -> int:
     failed = False
     for name, install in INSTALLERS.items():
-        if component not in (name, "all"):
+        if component != name and (component != "all" or name in NOT_IN_ALL):
             continue
         begun = time.monotonic()
         try:
@@ -35,8 +39,11 @@ def _install(component: str) -> int:
 
 def _where() -> int:
     found = {"triton": triton.find(), "vllm": vllm.find()}
-    found |= {program.name: golang.find(program) for program in kube.PROGRAMS}
-    found["go"] = golang.find_go()
+    programs = (*kube.PROGRAMS, *sources.PROGRAMS, peers.RCLONE)
+    found |= {program.name: golang.find(program) for program in programs}
+    nodejs = node.find_node()
+    found |= {"azurite": azure.find(), "aws": peers.find_aws()}
+    found |= {"go": golang.find_go(), "node": nodejs.program if nodejs else None}
     say(f"lab directory: {directory()}")
     say(f"{'component':<16}{'state':<10}path")
     for name, path in found.items():

@@ -1,12 +1,14 @@
-"""Programs built from Go modules: etcd, kube-apiserver and kubectl.
+"""Programs built from Go modules: those of Kubernetes are named here, the others where they start.
 
-Each is a main of a few lines in a throw-away module that requires the real one at a pinned version.
+Each is built in a throw-away module that requires the real one at a pinned version: the module's
+own main where it has one that anybody can build, else a main of a few lines that imports it.
 There is no go.sum here: Go checks every module against its checksum database, as it does for
 anyone who runs `go get`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -67,13 +69,27 @@ func main() {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Edit:
+    """A piece of a module's text that is another one in our build."""
+
+    file: str
+    """Path inside the module."""
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
     """One program: its module, its main, and how a binary found elsewhere tells its version."""
 
     name: str
     module: str
     version: str
-    main: str
+    main: str = ""
+    """Go text of a main that imports the module; without it, `package` is built."""
+    package: str = "."
+    """Import path of the program's own main package."""
+    edits: tuple[Edit, ...] = ()
     version_command: tuple[str, ...]
     oldest: tuple[int, int]
 
@@ -111,8 +127,11 @@ KUBECTL = Program(
 
 
 def _built(program: Program) -> Path:
-    """The place of a binary; the version in its name is its stamp."""
-    return directory() / "bin" / f"{program.name}-{program.version}"
+    """The place of a binary; the version in its name, and what we edited, is its stamp."""
+    stamp = program.version
+    if program.edits:
+        stamp += f"-{hashlib.sha256(repr(program.edits).encode()).hexdigest()[:8]}"
+    return directory() / "bin" / f"{program.name}-{stamp}"
 
 
 def _is_new_enough(program: Program, binary: str) -> bool:
@@ -198,6 +217,26 @@ def _replacements(program: Program, work: Path) -> list[str]:
     ]
 
 
+def _edited(program: Program, work: Path) -> list[str]:
+    """Build from a copy of the module with the edits in it."""
+    if not program.edits:
+        return []
+    answer: dict[str, Any] = json.loads(
+        _go("mod", "download", "-json", f"{program.module}@{program.version}", cwd=work)
+    )
+    copy = work / "module"
+    # Not the modes: Go keeps its modules read-only.
+    shutil.copytree(answer["Dir"], copy, copy_function=shutil.copyfile)
+    for folder in (copy, *(path for path in copy.rglob("*") if path.is_dir())):
+        folder.chmod(0o755)
+    for edit in program.edits:
+        text = (copy / edit.file).read_text()
+        if text.count(edit.old) != 1:
+            raise LabError(f"{program.name}: {edit.file} does not have {edit.old!r} once.")
+        (copy / edit.file).write_text(text.replace(edit.old, edit.new))
+    return [f"replace {program.module} => ./module"]
+
+
 def _ldflags(program: Program) -> str:
     """Tell the program its version: without this, `/version` of the API server is empty."""
     flags = ["-s", "-w"]
@@ -226,8 +265,9 @@ def install(program: Program) -> Path:
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             work = Path(folder)
             say(f"{program.name}: building {program.module} {program.version}")
-            lines = _replacements(program, work)
-            (work / "main.go").write_text(program.main)
+            lines = _replacements(program, work) + _edited(program, work)
+            if program.main:
+                (work / "main.go").write_text(program.main)
             (work / "go.mod").write_text(
                 "\n".join(
                     [
@@ -239,7 +279,8 @@ def install(program: Program) -> Path:
                     ]
                 )
             )
-            _go("build", "-trimpath", "-ldflags", _ldflags(program), "-o", "out", ".", cwd=work)
+            flags = ["-trimpath", "-ldflags", _ldflags(program)]
+            _go("build", *flags, "-o", "out", program.package, cwd=work)
             (work / "out").rename(target)
         say(f"{program.name}: done")
     return target

@@ -20,15 +20,16 @@ from sidecar.artifacts.preflight import Preflight
 from sidecar.artifacts.store import Store
 from sidecar.board import Board
 from sidecar.core.accept import Accepted, restore
-from sidecar.core.actions import Action, Fetch
+from sidecar.core.actions import Action
 from sidecar.core.deadlines import Deadlines
 from sidecar.core.desired import Entry
 from sidecar.core.documents import Pod
 from sidecar.core.gaps import ReplacementGaps
 from sidecar.core.inventory import Revision
 from sidecar.core.memory import Memory
-from sidecar.core.outcome import Done, Failed, Outcome
+from sidecar.core.outcome import Failed, Outcome
 from sidecar.core.picker_page import LoraLabels
+from sidecar.core.places import place_of
 from sidecar.core.readiness import Gate
 from sidecar.core.residency import LoraTracker
 from sidecar.core.view import Policy, Prune
@@ -45,9 +46,10 @@ from sidecar.opening import (
     open_clock,
     open_source,
     shown_urls,
+    source_options,
     stop_on_signals,
 )
-from sidecar.patrol import LossPatrol, Patrol
+from sidecar.patrol import LossPatrol, Moves, Patrol, RefreshPatrol
 from sidecar.publisher import Identity, Publisher
 from sidecar.reconciler import Hooks, Reconciler
 from sidecar.scraper import Scraper
@@ -117,7 +119,9 @@ class Agent:
             self._root,
             max_bytes=settings.store_max_bytes,
             pod_uid=uid,
-            allowed=settings.allow_source,
+            options=source_options(settings),
+            fetch_concurrency=settings.fetch_concurrency,
+            fetched=self._telemetry.fetched,
         )
         self._memory_file = MemoryFile(self._root, uid)
         self._preflight = Preflight()
@@ -142,16 +146,29 @@ class Agent:
                 prune=Prune(settings.prune),
                 retain_seconds=settings.retain_seconds,
                 store_root=str(self._root),
+                replace_after_seconds=settings.spread_seconds * place_of(self._pod.identity),
             ),
             memory=memory,
         )
         self._publisher = self._make_publisher()
         self._reconciler = self._make_reconciler(restored)
-        self._patrol = Patrol(
+        moves = Moves(
             self._store,
-            desired=lambda: self._world.desired,
             progress=self._world.progress,
             moved=self._reconciler.moved,
+            looked=self._world.looked,
+        )
+        self._refresh = RefreshPatrol(
+            moves,
+            desired=lambda: self._world.desired,
+            pod=self._pod.identity,
+            beat=lambda seconds: self._deadlines.beat("refresh", seconds),
+            now=self._clock.now,
+        )
+        self._patrol = Patrol(
+            self._store,
+            moves,
+            desired=lambda: self._world.desired,
             lost=self._reconciler.wake,
             beat=lambda seconds: self._deadlines.beat("patrol", seconds),
             now=self._clock.now,
@@ -184,6 +201,7 @@ class Agent:
             deciding = group.create_task(_supervised("reconciler", self._reconciler.run))
             others = [
                 group.create_task(_supervised("patrol", self._patrol.run)),
+                group.create_task(_supervised("refresh", self._refresh.run)),
                 group.create_task(_supervised("losses", self._losses.run)),
                 group.create_task(_supervised("scraper", self._scraper.run)),
             ]
@@ -215,8 +233,6 @@ class Agent:
     def _ended(self, action: Action, outcome: Outcome, seconds: float) -> None:
         word = str(outcome.reason) if isinstance(outcome, Failed) else "done"
         self._telemetry.action_done(type(action).__name__.lower(), word, seconds)
-        if isinstance(action, Fetch) and isinstance(outcome, Done) and outcome.revision:
-            self._telemetry.fetched(outcome.revision.bytes)
         now = time.monotonic()
         gap = self._gaps.ended(action, outcome, began=now - seconds, now=now)
         if gap is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from adapters.base import Kind
@@ -37,6 +37,8 @@ CHECK_CONCURRENCY = 4
 STALL_SECONDS = 300.0
 """A fetch that reports nothing for so long gives its place to others. Writing a large artifact out
 to a slow disk takes minutes of silence; a source that answers again is found by the next try."""
+TELL_SECONDS = 0.3
+"""Between two times that the progress of fetches is told: people and pipelines read it."""
 DEFECT_SECONDS = 1.0
 """Before a target whose drive met a defect is driven again."""
 MAX_STEPS = 12
@@ -99,6 +101,7 @@ class Drives:
         self._closing = False
         self._owed: set[str] = set()
         """Unloaded for a replacement that is not loaded yet."""
+        self._told_at = -TELL_SECONDS
         self.underway: dict[str, Underway] = {}
 
     def __bool__(self) -> bool:
@@ -279,9 +282,8 @@ class Drives:
             nonlocal under
             # A thread that was left behind may report long after the action ended.
             if self.underway.get(key) is under:
-                under = replace(under, bytes=done, total_bytes=total)
-                self.underway[key] = under
-                self._changed()
+                under = self.underway[key] = under.heard(done, total, self._clock.now())
+                self._tell_progress()
 
         self._changed()
         outcome = await self._run(action, progressed)
@@ -303,6 +305,12 @@ class Drives:
                 self._owed.add(action.name)
             self._hooks.forgotten(action.name)
         return True
+
+    def _tell_progress(self) -> None:
+        now = self._clock.monotonic()
+        if now >= self._told_at + TELL_SECONDS:
+            self._told_at = now
+            self._changed()
 
     def _take_over(self, action: Action, outcome: Outcome, basis: Basis, seconds: float) -> None:
         now, jitter = self._clock.now(), self._clock.chance()

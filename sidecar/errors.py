@@ -6,6 +6,7 @@
     |-- DocumentError        the text is no valid document      -> keep the last good, report
     `-- ArtifactError        files of one target
         |-- FetchFailed          could not be brought here      -> retry with backoff
+        |   `-- SourceMoved          other bytes than were listed -> the same, from a new look
         |-- StoreFull            no room                        -> retry with backoff, evict first
         |-- NotFound             the source names nothing       -> retry with backoff
         |-- AccessDenied         the source refuses us          -> retry with backoff
@@ -46,6 +47,10 @@ class ArtifactError(SidecarError):
 
 class FetchFailed(ArtifactError):
     """The files could not be brought here this time."""
+
+
+class SourceMoved(FetchFailed):
+    """The source changed between the look at it and the reading of it."""
 
 
 class StoreFull(ArtifactError):

@@ -107,7 +107,7 @@ def add_flags(
         group = groups.get(flag.group) or parser.add_argument_group(flag.group)
         groups[flag.group] = group
         words = f"{flag.help} [{environment_name(field)}]"
-        if default not in (None, (), False):
+        if default is not False and default not in (None, ()):
             words += f" (default: {_shown(default)})"
         options: dict[str, Any] = {"dest": field, "default": None, "help": words.replace("%", "%%")}
         if flag.parse is parse_switch:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 FIELDS = ("target", "kind", "revision", "generation", "digest", "reason")
 """What a record may carry beside its message; ``pod`` and ``engine`` are the same on every line."""
 
-QUIET = ("httpcore", "uvicorn", "aiohttp", "kubernetes")
+QUIET = ("httpcore", "uvicorn", "aiohttp", "kubernetes", "httpx2", "huggingface_hub")
 """Libraries that speak of each request at level info."""
 
 

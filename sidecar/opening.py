@@ -12,8 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from adapters import open_engine
-from adapters.base import EngineAdapter, EngineOptions, Limits
+from adapters.base import EngineAdapter, EngineOptions
+from adapters.base import Limits as EngineLimits
 from sidecar import __version__
+from sidecar.artifacts.fetch import SourceOptions
+from sidecar.artifacts.listing import MAX_FILES, Limits
 from sidecar.core.accept import AcceptOptions
 from sidecar.core.redact import redact_source
 from sidecar.core.status import DocumentStatus, EngineStatus, Status, StoreStatus
@@ -73,6 +76,17 @@ def open_source(settings: Settings) -> Source:
         raise UsageError(f"--configmap, --namespace: {error}") from error
 
 
+def source_options(settings: Settings) -> SourceOptions:
+    """Return what the flags say of the sources of artifacts."""
+    return SourceOptions(
+        allowed=settings.allow_source,
+        allow_pickle=settings.allow_pickle,
+        limits=Limits(max_files=MAX_FILES, max_bytes=settings.max_artifact_bytes),
+        credentials_dir=Path(settings.credentials_dir),
+        environment=settings.environment,
+    )
+
+
 def shown_urls(settings: Settings) -> tuple[str, ...]:
     """Return the engine's URLs without what grants access."""
     return tuple(redact_source(url) for url in settings.engine_url)
@@ -88,7 +102,7 @@ def accept_options(settings: Settings) -> AcceptOptions:
     )
 
 
-def limits(settings: Settings, said: Limits) -> Limits:
+def limits(settings: Settings, said: EngineLimits) -> EngineLimits:
     """Return the engine's limits: what the flags say wins over what the engine said."""
     return replace(
         said,

@@ -20,6 +20,7 @@ from sidecar.core.plan import plan
 from sidecar.core.report import Cycle
 from sidecar.core.snapshot import Snapshot
 from sidecar.core.status import Status
+from sidecar.core.targets import brought
 from sidecar.drives import Clock, Drives
 from sidecar.lookout import DEFECT, Lookout
 from sidecar.publisher import Publisher, Scene
@@ -114,10 +115,11 @@ class Reconciler:
         """Look at everything again now."""
         self._wake.set()
 
-    def moved(self, names: Iterable[str]) -> None:
-        """The sources of these targets hold something else now."""
+    def moved(self, names: Iterable[str], *, is_sure: bool = True) -> None:
+        """The sources of these targets hold something else now, or may do so."""
+        now = self._clock.now()
         for name in names:
-            self._world.moved(name)
+            self._world.moved(name, now=now, is_sure=is_sure)
         self._wake.set()
 
     async def run(self) -> None:
@@ -253,6 +255,7 @@ class Reconciler:
             waits=tuple(one for one in self._plan.waits if one.name not in self._drives.underway),
             running=tuple(one.action for one in self._drives.underway.values())
             or self._plan.actions,
+            brought=brought(self._drives.underway.values()),
             targets=len(desired.entries) if desired is not None else 0,
             trouble=self._trouble(),
             now=now,
@@ -277,8 +280,9 @@ class Reconciler:
 
     def _say(self, cycle: Cycle) -> None:
         self._sentence = str(cycle)
-        # With the time left until a retry, every second would have a sentence of its own.
-        said = str(replace(cycle, now=0.0))
+        # With the time left until a retry, every second would have a sentence of its own; and with
+        # the bytes of a fetch, every cycle.
+        said = str(replace(cycle, now=0.0, brought=None))
         if said != self._said:
             self._said = said
             log.info(self._sentence, extra={"generation": cycle.generation})

@@ -7,6 +7,7 @@ ends at the composition root: other rooms are given plain values.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -150,12 +151,39 @@ class Settings:
         parse=parse_seconds,
     )
     fetch_concurrency: int = define(4, DISK, "Fetches at once.", metavar="N", parse=parse_count)
+    spread_seconds: float = define(
+        0.0,
+        DISK,
+        "Many pods, one edit: fetches for replacements, and so the replacements, start within this "
+        "window, by a hash of the pod's UID. First loads and unloads are not delayed.",
+        metavar="SECONDS",
+        parse=parse_seconds,
+    )
     allow_source: tuple[str, ...] = define(
         (),
         DISK,
         "Sources must begin with this path or URL prefix; repeatable. Default: all are allowed.",
         metavar="PREFIX",
         repeatable=True,
+    )
+    max_artifact_bytes: int | None = define(
+        None,
+        DISK,
+        "Size that one artifact may have, archives unpacked. Default: what the store has room for.",
+        metavar="SIZE",
+        parse=parse_bytes,
+    )
+    allow_pickle: bool = define(
+        False,
+        DISK,
+        "Take LoRAs with pickled weights, which can run code in the engine when they are read.",
+        parse=parse_switch,
+    )
+    credentials_dir: str = define(
+        "/etc/model-sidecar/credentials",
+        DISK,
+        "Where secrets are mounted: one directory for each name that entries give as credentials.",
+        metavar="DIR",
     )
     prune: str = define(
         "owned",
@@ -245,6 +273,8 @@ class Settings:
     pod_name: str = ""
     pod_uid: str = ""
     pod_namespace: str = ""
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
+    """The process's own, for what libraries of sources are known to take from it."""
 
 
 def from_flags(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Settings:
@@ -254,6 +284,7 @@ def from_flags(arguments: argparse.Namespace, environment: Mapping[str, str]) ->
         pod_name=environment.get("POD_NAME") or socket.gethostname(),
         pod_uid=environment.get("POD_UID", ""),
         pod_namespace=environment.get("POD_NAMESPACE", ""),
+        environment=dict(environment),
     )
 
 

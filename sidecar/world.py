@@ -14,11 +14,11 @@ from sidecar.core import incarnation
 from sidecar.core.actions import Action, Evict, Load, Unload
 from sidecar.core.backoff import Basis
 from sidecar.core.denials import Claim, blame, confirmed, forgive, judge
-from sidecar.core.desired import Desired
+from sidecar.core.desired import Desired, Entry
 from sidecar.core.inventory import Inventory
 from sidecar.core.memory import Memory
 from sidecar.core.outcome import Done, Effect, Failed, Outcome, after, is_unknown
-from sidecar.core.progress import Attempt, Progress, Stage, failed, for_entry
+from sidecar.core.progress import Attempt, Progress, Stage, asks, edited, failed, for_entry, moved
 from sidecar.core.view import Policy, View, parameters_key
 
 FORGET_SECONDS = 3600.0
@@ -79,10 +79,15 @@ class World:
 
     def accept(self, desired: Desired, *, now: float) -> None:
         """Take over what newly accepted documents ask for."""
-        self.desired = desired
+        before, self.desired = self.desired, desired
         self.memory = replace(incarnation.own(self.memory, desired, now=now), accepted_at=now)
+        wait_seconds = self._policy.replace_after_seconds
         for name, entry in desired.entries.items():
-            self.progress[name] = for_entry(self.progress.get(name), entry)
+            progress = for_entry(self.progress.get(name), entry)
+            # Nobody edited anything where it is not known what was asked for before.
+            if before is not None and _is_edited(before, entry):
+                progress = edited(progress, entry, now=now, wait_seconds=wait_seconds)
+            self.progress[name] = progress
 
     def begin_look(self) -> int:
         """Return the mark that ``saw`` needs to tell older facts from newer ones."""
@@ -163,10 +168,22 @@ class World:
             if (progress := self.progress.get(name)) is not None:
                 self.progress[name] = replace(progress, suspect=True)
 
-    def moved(self, name: str) -> None:
-        """The source of ``name`` was seen to change: it is worth a fetch at once."""
-        if (progress := self.progress.get(name)) is not None:
-            self.progress[name] = replace(progress, moved=progress.moved + 1, fetch_attempt=None)
+    def moved(self, name: str, *, now: float, is_sure: bool = True) -> None:
+        """The source of ``name`` was seen to change; unless ``is_sure``, it may have.
+
+        What is not sure is found out at once, as most often nothing is replaced.
+        """
+        if (progress := self.progress.get(name)) is None:
+            return
+        entry = self.desired.entries.get(name) if self.desired is not None else None
+        wait_seconds = self._policy.replace_after_seconds if is_sure else 0.0
+        self.progress[name] = moved(progress, entry, now=now, wait_seconds=wait_seconds)
+
+    def looked(self, name: str, trouble: str) -> None:
+        """The source of ``name`` was looked at for changes; ``trouble`` says why in vain."""
+        progress = self.progress.get(name)
+        if progress is not None and progress.unseen != trouble:
+            self.progress[name] = replace(progress, unseen=trouble)
 
     def apply(
         self, action: Action, outcome: Outcome, *, basis: Basis, now: float, jitter: float
@@ -249,3 +266,8 @@ class World:
         for name in [name for name in self.progress if name not in kept]:
             del self.progress[name]
             self._claims.pop(name, None)
+
+
+def _is_edited(before: Desired, entry: Entry) -> bool:
+    known = before.entries.get(entry.name)
+    return known is None or asks(known) != asks(entry)

@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 
 from adapters.base import Kind
+from sidecar.artifacts.areas import Area
 from sidecar.artifacts.disk import Disk
-from sidecar.artifacts.fetch import local_path, open_source
-from sidecar.artifacts.files import DIRECTORY_MODE, store_errors
+from sidecar.artifacts.fetch import SourceOptions, local_path, open_source
+from sidecar.artifacts.files import store_errors
 from sidecar.artifacts.layout import Held
 from sidecar.artifacts.listing import Fetcher, Listing, Look, kind_of, refuse_pickles
 from sidecar.artifacts.manifest import Manifest, content_digest
-from sidecar.artifacts.room import Room
+from sidecar.artifacts.room import Reservation, Room, Taken
 from sidecar.artifacts.triton_layout import add_missing_version, read_config
+from sidecar.artifacts.workspace import Workspace
 from sidecar.core.desired import Entry
 from sidecar.core.inventory import Revision
+from sidecar.core.progress import asks
 from sidecar.core.redact import redact_source
-from sidecar.errors import ArtifactError, DigestMismatch, InvalidArtifact
+from sidecar.errors import (
+    ArtifactError,
+    DigestMismatch,
+    InvalidArtifact,
+    UnsafeArtifact,
+)
 
 REPORT_BYTES = 8 << 20
+REPORT_SECONDS = 0.5
+"""A slow source is told of as often as that, so that it is not taken for a hanging one."""
 CLOCK_TICK_SECONDS = 0.05
 COARSE_TICK_SECONDS = 2.0
 
@@ -37,6 +49,33 @@ class Order:
     is_restore: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Refused:
+    """Bytes that are not what was asked for."""
+
+    asks: tuple[str, str | None]
+    signature: str
+    kind: type[ArtifactError]
+    message: str
+
+
+def check_files(
+    where: str,
+    kind: Kind | None,
+    files: list[str],
+    directories: Iterable[str],
+    options: SourceOptions,
+) -> Kind:
+    """Return what files with these paths are. Raises ``InvalidArtifact``, ``UnsafeArtifact``."""
+    tops = {path.partition("/")[0] for path in files if "/" in path}
+    kind = kind or kind_of(where, files, {*directories, *tops})
+    if not files:
+        raise InvalidArtifact(f"{where}: it holds no files")
+    if not options.allow_pickle:
+        refuse_pickles(where, kind, files)
+    return kind
+
+
 def fetch_key(entry: Entry) -> str:
     """Return what only one agent at a time fetches."""
     return f"{entry.name}\n{entry.source}"
@@ -45,18 +84,24 @@ def fetch_key(entry: Entry) -> str:
 class Bringer:
     """Fetches into one store. Methods raise ``ArtifactError`` only, and ``files.Stopped``."""
 
-    def __init__(self, disk: Disk, room: Room, allowed: tuple[str, ...]) -> None:
+    def __init__(
+        self, disk: Disk, room: Room, options: SourceOptions, fetched: Callable[[int], None]
+    ) -> None:
+        """``fetched`` is called from any thread with the bytes that came from a source."""
+        self._fetched = fetched
         self._disk = disk
         self._room = room
-        self._allowed = allowed
+        self._options = options
+        self._refused: dict[str, _Refused] = {}
 
     def look(self, entry: Entry) -> Look | ArtifactError:
         """Look at a source; an error is returned, so that one source does not hide the others."""
         try:
-            found = open_source(entry, self._allowed)
+            found = open_source(entry, self._options)
             if isinstance(found, Revision):
                 return Look(signature=found.revision, newest_change=0.0)
-            listing = found.list()
+            with closing(found):
+                listing = found.list()
         except ArtifactError as error:
             return error
         return Look(signature=listing.signature, newest_change=listing.newest_change)
@@ -64,17 +109,26 @@ class Bringer:
     def find(
         self, entry: Entry, held: tuple[Held, ...], *, is_restore: bool
     ) -> Held | Revision | Order:
-        """Return what answers the entry without reading the source, else the order to read it."""
+        """Return what answers the entry without reading the source, else the order to read it.
+
+        Whoever takes the order closes its fetcher.
+        """
         if entry.digest is not None and not is_restore:
             for one in held:
                 if one.manifest.digest == entry.digest and (used := self._use(one, entry)):
                     return used
-        found = open_source(entry, self._allowed)
+        found = open_source(entry, self._options)
         if isinstance(found, Revision):
             return found
-        self._refuse_own_directory(entry.source)
-        order = Order(entry=entry, fetcher=found, listing=found.list(), is_restore=is_restore)
-        return self._same_source(order, held) or order
+        with ExitStack() as opened:
+            opened.callback(found.close)
+            self._refuse_own_directory(entry.source)
+            order = Order(entry=entry, fetcher=found, listing=found.list(), is_restore=is_restore)
+            if (same := self._same_source(order, held)) is not None:
+                return same
+            self._raise_refused(order)
+            opened.pop_all()
+        return order
 
     def find_held(self, entry: Entry, held: tuple[Held, ...]) -> Held | None:
         """Return what ``find`` finds on disk; None for every other answer and for errors."""
@@ -82,7 +136,13 @@ class Bringer:
             found = self.find(entry, held, is_restore=False) if held else None
         except ArtifactError:
             return None
+        if isinstance(found, Order):
+            found.fetcher.close()
         return found if isinstance(found, Held) else None
+
+    def brought_bytes(self, order: Order) -> int:
+        """Return how far the fetch of an order has come, whoever does it."""
+        return self._disk.areas.bytes_of(fetch_key(order.entry))
 
     def bring(
         self, order: Order, held_bytes: int, report: Callable[[int], None], stop: Event
@@ -95,48 +155,100 @@ class Bringer:
             found = self._same_source(order, self._disk.read_name(entry.name))
             if found is not None:
                 return found
-            where, listing = redact_source(entry.source), order.listing
+            try:
+                return self._fetch(order, held_bytes, report, stop)
+            except (DigestMismatch, InvalidArtifact, UnsafeArtifact) as error:
+                if order.listing.signature:
+                    self._refused[entry.name] = _Refused(
+                        asks=asks(entry),
+                        signature=order.listing.signature,
+                        kind=type(error),
+                        message=str(error),
+                    )
+                raise
+
+    def _fetch(
+        self, order: Order, held_bytes: int, report: Callable[[int], None], stop: Event
+    ) -> Held:
+        listing, where = order.listing, redact_source(order.entry.source)
+        options, kind = self._options, order.entry.kind
+        if listing.packed_bytes is None:
             files = [path for path, _ in listing.files]
-            kind = entry.kind or kind_of(where, files, listing.directories)
-            if not files:
-                raise InvalidArtifact(f"{where}: the directory holds no files")
-            refuse_pickles(where, kind, files)
-            with (
-                self._room.reserve(listing.bytes, held_bytes, where),
-                self._disk.staging() as area,
-            ):
-                return self._stage(order, kind, area, report, stop)
+            check_files(where, kind, files, listing.directories, options)
+        limit = self._options.limits.max_bytes
+        if limit is not None and listing.bytes > limit:
+            raise InvalidArtifact(
+                f"{where}: {listing.bytes} bytes, and --max-artifact-bytes is {limit}"
+            )
+        key, areas = fetch_key(order.entry), self._disk.areas
+        with store_errors(self._disk.root):
+            others = held_bytes + areas.bytes_besides(key, self._disk.now())
+            resumed = areas.bytes_of(key) if order.fetcher.resumes else 0
+        taken = Taken(
+            held_bytes=others,
+            resumed_bytes=resumed,
+            spare=lambda: areas.drop_interrupted(key),
+        )
+        resumes_at = listing.signature if order.fetcher.resumes else ""
+        with (
+            self._room.reserve(listing.bytes, taken, where) as reservation,
+            areas.of_fetch(key, resumes_at) as area,
+        ):
+            return self._stage(order, area, reservation, report, stop)
 
     def _stage(
-        self, order: Order, kind: Kind, area: Path, report: Callable[[int], None], stop: Event
+        self,
+        order: Order,
+        area: Area,
+        reservation: Reservation,
+        report: Callable[[int], None],
+        stop: Event,
     ) -> Held:
-        entry, staged = order.entry, area / "new"
+        entry, listing = order.entry, order.listing
         with store_errors(self._disk.root):
-            began_at = area.stat().st_ctime
-            staged.mkdir()
-            staged.chmod(DIRECTORY_MODE)
+            began_at = area.path.stat().st_ctime
         meter = _Meter(report)
-        records = order.fetcher.bring(staged, meter.add, stop)
+        workspace = Workspace(
+            directory=area.new,
+            scratch=area.scratch,
+            report=meter.add,
+            grow=reservation.grow,
+            stop=stop,
+            fetched=self._fetched,
+        )
+        records = order.fetcher.bring(workspace)
         meter.flush()
+        files = [one.path for one in records]
+        where, directories = redact_source(entry.source), listing.directories
+        kind = check_files(where, entry.kind, files, directories, self._options)
         digest = content_digest(records)
         _require_digest(entry, digest)
         if kind is Kind.MODEL:
             with store_errors(self._disk.root):
-                add_missing_version(staged)
+                add_missing_version(area.new)
         manifest = Manifest(
             name=entry.name,
             kind=kind,
             digest=digest,
             source=redact_source(entry.source),
-            source_signature=_trusted_signature(order.listing, began_at),
+            source_signature=_trusted_signature(listing, began_at),
             files=tuple(records),
-            parts=_parts(kind, staged),
+            parts=_parts(kind, area.new),
         )
-        return self._disk.commit(area, staged, manifest, stop)
+        return self._disk.commit(area, manifest, stop)
+
+    def _raise_refused(self, order: Order) -> None:
+        """Raise what was wrong with these very bytes, instead of reading them all again."""
+        refused = self._refused.get(order.entry.name)
+        if refused is None:
+            return
+        if (refused.asks, refused.signature) == (asks(order.entry), order.listing.signature):
+            raise refused.kind(refused.message)
+        del self._refused[order.entry.name]
 
     def _same_source(self, order: Order, held: Iterable[Held]) -> Held | None:
         entry, source = order.entry, redact_source(order.entry.source)
-        if order.is_restore:
+        if order.is_restore or not order.listing.signature:
             return None
         for one in held:
             manifest = one.manifest
@@ -169,14 +281,23 @@ class _Meter:
         self._report = report
         self._done = 0
         self._reported = 0
+        self._reported_at = 0.0
+        self._lock = Lock()
 
     def add(self, size: int) -> None:
-        self._done += size
-        if self._done - self._reported >= REPORT_BYTES:
-            self.flush()
+        with self._lock:
+            self._done += size
+            now = time.monotonic()
+            is_due = now - self._reported_at >= REPORT_SECONDS
+            if self._done - self._reported >= REPORT_BYTES or is_due:
+                self._tell(now)
 
     def flush(self) -> None:
-        self._reported = self._done
+        with self._lock:
+            self._tell(time.monotonic())
+
+    def _tell(self, now: float) -> None:
+        self._reported, self._reported_at = self._done, now
         self._report(self._done)
 
 

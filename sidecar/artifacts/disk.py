@@ -3,7 +3,7 @@
 ::
 
     <root>/<kind>/<name>/<revision>/...     complete revisions, each with its marker
-    <root>/.staging/<unique>/               incomplete ones and those being deleted
+    <root>/.staging/...                     incomplete ones and those being deleted, see ``areas``
     <root>/.locks/store                     see ``locks``
     <root>/.agent/<pod uid>.json            see ``memory``
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from pathlib import Path
 from threading import Event
 
 from adapters.base import Kind
+from sidecar.artifacts.areas import Area, Areas
 from sidecar.artifacts.files import (
     DIRECTORY_MODE,
     make_directories,
@@ -50,18 +50,17 @@ class Disk:
     def __init__(self, root: Path, pod_uid: str) -> None:
         self.root = root
         self._pod_uid = pod_uid
-        self._staging = root / ".staging"
         self._lock_path = root / ".locks" / "store"
         self._locks = LockFile(self._lock_path)
+        self.areas = Areas(root, self._lock_path, self._locks)
         self._neighbours = Neighbours(root / ".agent", directory_name(pod_uid))
 
     def open(self) -> None:
         """Create the store's directories and delete what dead agents left unfinished."""
         with store_errors(self.root):
-            make_directories(self._staging)
+            make_directories(self.root)
             self._locks.acquire(f"agent {directory_name(self._pod_uid)}", exclusive=False)
-            for left in list(self._staging.iterdir()):
-                self._collect(f"staging {left.name}", left)
+            self.areas.open(self.now())
             self._collect_memories()
 
     def close(self) -> None:
@@ -147,31 +146,14 @@ class Disk:
         finally:
             locks.close()
 
-    @contextmanager
-    def staging(self) -> Iterator[Path]:
-        """Yield a new directory that no engine sees; what is left in it is deleted."""
-        unique = secrets.token_hex(12)
-        area = self._staging / unique
-        try:
-            with store_errors(self.root):
-                make_directories(self._staging)
-                self._locks.acquire(f"staging {unique}", exclusive=True)
-                area.mkdir()
-            yield area
-        finally:
-            # What cannot be deleted now is collected at the next start.
-            with suppress(OSError):
-                remove_tree(area)
-            with suppress(OSError):
-                self._locks.release(f"staging {unique}")
-
-    def commit(self, area: Path, staged: Path, manifest: Manifest, stop: Event) -> Held:
+    def commit(self, area: Area, manifest: Manifest, stop: Event) -> Held:
         """Make a staged tree visible under its revision, whole or not at all.
 
         The same bytes already there are used instead; a damaged revision is mended in place,
         file by file, because an engine may be reading it.
         """
         path = self.root / manifest.kind / directory_name(manifest.name) / manifest.revision
+        staged = area.new
         with store_errors(self.root):
             write_file(staged / MARKER, to_text(manifest).encode())
             sync_tree(staged)
@@ -180,7 +162,7 @@ class Disk:
                 # An eviction may remove the empty parent between these two steps.
                 make_directories(path.parent)
                 with suppress(FileNotFoundError):
-                    self._place(area, staged, path, manifest)
+                    self._place(area.path, staged, path, manifest)
                     sync_directory(path.parent)
                     return held_at(manifest, path)
         raise FetchFailed(f"{path}: its directory is removed again and again by another agent")
@@ -200,16 +182,16 @@ class Disk:
                 )
             try:
                 # Under the lock: an agent writes its memory before it gives up what it holds.
-                pod = self._neighbours.find_needing(path, self._lock_clock())
+                pod = self._neighbours.find_needing(path, self.now())
                 if pod is not None:
                     raise ArtifactError(
                         f"{path}: not evicted, the engine of pod {pod}, which shares this store, "
                         "may read it"
                     )
-                with self.staging() as area, suppress(FileNotFoundError):
-                    path.rename(area / "evicted")
+                with self.areas.fresh() as area, suppress(FileNotFoundError):
+                    path.rename(area.scratch / "evicted")
                     sync_directory(path.parent)
-                    remove_tree(area)
+                    remove_tree(area.path)
                 with suppress(OSError):
                     path.parent.rmdir()
             finally:
@@ -260,7 +242,7 @@ class Disk:
                 self._locks.release(key)
 
     def _collect_memories(self) -> None:
-        now = self._lock_clock()
+        now = self.now()
         for path in children(self.root / ".agent"):
             with suppress(FileNotFoundError):
                 if now - path.stat().st_mtime > MEMORY_AGE_SECONDS and path.stem != directory_name(
@@ -268,8 +250,8 @@ class Disk:
                 ):
                     self._collect(f"agent {path.stem}", path)
 
-    def _lock_clock(self) -> float:
-        # The clock that stamps the files, which on a network file system is not ours.
+    def now(self) -> float:
+        """Return the unix time of the clock that stamps the files: on a network it is not ours."""
         os.utime(self._lock_path)
         return self._lock_path.stat().st_mtime
 

@@ -6,11 +6,13 @@ import hashlib
 import os
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from adapters.base import Kind
-from sidecar.artifacts.listing import Fetcher
+from sidecar.artifacts.listing import FREE_SIZE, Fetcher, Limits
 from sidecar.artifacts.local import LocalSource
 from sidecar.artifacts.manifest import REVISION_CHARACTERS
 from sidecar.core.desired import Entry
@@ -18,24 +20,97 @@ from sidecar.core.inventory import Revision
 from sidecar.core.redact import redact_source
 from sidecar.errors import SourceNotAllowed, UnsupportedSource
 
+REMOTE_SCHEMES = frozenset({"s3", "gs", "az", "hf", "oci", "https", "http"})
+_REFERENCE = re.compile("([^@:]+)([@:].*)?")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
-def open_source(entry: Entry, allowed: Sequence[str]) -> Fetcher | Revision:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceOptions:
+    """What the operator says of sources."""
+
+    allowed: tuple[str, ...] = ()
+    """``--allow-source``; empty: all are."""
+    allow_pickle: bool = False
+    limits: Limits = FREE_SIZE
+    credentials_dir: Path = Path("/etc/model-sidecar/credentials")
+    """Where secrets are mounted: a directory for each name that ``credentials:`` may say."""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The agent's own, for what sources take from there: ``AWS_*``, ``HF_TOKEN``, proxies."""
+
+
+ALL_SOURCES = SourceOptions()
+
+
+def open_source(entry: Entry, options: SourceOptions) -> Fetcher | Revision:
     """Return what fetches the entry's source, or the revision itself where nothing is fetched.
 
     The latter is an unverified passthrough: a path that the agent cannot see, or a bare hub name.
-    Raises ``SourceNotAllowed`` and ``UnsupportedSource``.
+    Raises ``ArtifactError``; asks no network.
     """
-    check_source_allowed(entry.source, allowed)
+    check_source_allowed(entry.source, options.allowed)
     path = local_path(entry.source)
-    if path is None:
-        if entry.passthrough and scheme_of(entry.source) is None and "\0" not in entry.source:
-            return _passthrough(entry, entry.source)
+    if path is not None:
+        return _open_local(entry, path, options)
+    scheme = scheme_of(entry.source)
+    if scheme is None and entry.passthrough and "\0" not in entry.source:
+        return _passthrough(entry, entry.source)
+    if scheme is None or scheme == "file" or "\0" in unquote(entry.source):
         raise _unsupported(entry.source)
+    return _open_remote(entry, scheme, options)
+
+
+def _open_local(entry: Entry, path: str, options: SourceOptions) -> Fetcher | Revision:
     if entry.passthrough and not os.path.exists(path):
         return _passthrough(entry, path)
+    if os.path.isfile(path):
+        from sidecar.artifacts.archive import packing_of
+        from sidecar.artifacts.local_archive import LocalArchive
+
+        if (packing := packing_of(path)) is not None:
+            return LocalArchive(path, packing, options.limits)
     return LocalSource(path)
+
+
+def _open_remote(entry: Entry, scheme: str, options: SourceOptions) -> Fetcher:
+    """Import what the scheme needs, and nothing before: object stores alone cost 7 MB."""
+    if scheme not in REMOTE_SCHEMES:
+        raise _unsupported(entry.source)
+    if scheme == "http" and not _is_plain_http_meant(entry, options.allowed):
+        raise SourceNotAllowed(
+            f"{redact_source(entry.source)}: http:// can be changed on its way; use https://, pin "
+            "the content with digest:, or name http:// and the host in an --allow-source"
+        )
+    from sidecar.artifacts.remote.fetcher import RemoteFetcher
+    from sidecar.artifacts.remote.port import RemoteSource
+    from sidecar.artifacts.remote.secrets import read_credentials
+
+    credentials = read_credentials(
+        entry.credentials, root=options.credentials_dir, environment=options.environment
+    )
+    source: RemoteSource
+    match scheme:
+        case "s3" | "gs" | "az":
+            from sidecar.artifacts.remote.objects import open_objects
+
+            source = open_objects(entry.source, credentials)
+        case "hf":
+            from sidecar.artifacts.remote.hub import open_hub
+
+            source = open_hub(entry.source, credentials)
+        case "oci":
+            from sidecar.artifacts.remote.oci import open_oci
+
+            source = open_oci(entry.source, credentials)
+        case _:
+            from sidecar.artifacts.remote.https import open_https
+
+            source = open_https(entry.source, credentials)
+    return RemoteFetcher(source, options.limits)
+
+
+def _is_plain_http_meant(entry: Entry, allowed: Sequence[str]) -> bool:
+    return entry.digest is not None or any(scheme_of(one) == "http" for one in allowed)
 
 
 def check_source_allowed(source: str, prefixes: Sequence[str]) -> None:
@@ -62,6 +137,11 @@ def scheme_of(source: str) -> str | None:
     """Return the scheme of a URL in lower case; None for a path or a bare name."""
     found = _SCHEME.match(source)
     return found[1].lower() if found else None
+
+
+def is_remote(source: str) -> bool:
+    """Tell whether a source is on the network."""
+    return scheme_of(source) not in (None, "file")
 
 
 def local_path(source: str) -> str | None:
@@ -92,7 +172,12 @@ def _components(source: str) -> tuple[str, ...] | None:
         host, port = (url.hostname or "").lower(), url.port
     except ValueError:
         return None
+    if "@" in url.netloc and scheme not in ("https", "http"):
+        # Only web addresses have users: to anything else, this is no way to name another place.
+        return None
     parts = _split(unquote(url.path))
+    if scheme in ("hf", "oci"):
+        parts = _split_reference(parts, 0 if scheme == "hf" else len(parts) - 1)
     if ".." in parts or "." in parts or "\\" in unquote(url.path):
         return None
     return (scheme, f"{host}:{port}" if port else host, *parts)
@@ -100,6 +185,15 @@ def _components(source: str) -> tuple[str, ...] | None:
 
 def _split(path: str) -> tuple[str, ...]:
     return tuple(part for part in path.split("/") if part)
+
+
+def _split_reference(parts: tuple[str, ...], repository: int) -> tuple[str, ...]:
+    """Make what selects a revision a part of its own: hf://org/repo admits hf://org/repo@v2."""
+    if not 0 <= repository < len(parts):
+        return parts
+    found = _REFERENCE.fullmatch(parts[repository])
+    split = tuple(filter(None, found.groups())) if found else (parts[repository],)
+    return (*parts[:repository], *split, *parts[repository + 1 :])
 
 
 def _passthrough(entry: Entry, path: str) -> Revision:
@@ -122,6 +216,6 @@ def _unsupported(source: str) -> UnsupportedSource:
     if "\0" in unquote(source):
         what = "a NUL byte in a path is"
     return UnsupportedSource(
-        f"{redact_source(source)}: {what} not supported; an absolute path or file:///path of a "
-        "directory that the agent sees is"
+        f"{redact_source(source)}: {what} not supported; write s3://, gs://, az://, hf://, oci://, "
+        "https:// or an absolute path that the agent sees"
     )

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
 from typing import Protocol
 
 from adapters.base import Kind
 from sidecar.artifacts.files import source_errors
 from sidecar.artifacts.manifest import FileRecord
+from sidecar.artifacts.workspace import Workspace
 from sidecar.errors import InvalidArtifact, UnsafeArtifact
 
+MAX_FILES = 100_000
+"""Files of one artifact: a tree with more is a mistake, and takes the agent's memory."""
 ADAPTER_CONFIG = "adapter_config.json"
 MODEL_CONFIG = "config.pbtxt"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
@@ -38,30 +40,51 @@ class Listing(Look):
     is_coarse: bool
     """The source's clock seems to count whole seconds."""
     files: tuple[tuple[str, int], ...]
-    """Path and size in bytes."""
+    """Path and size in bytes; of an archive, none before it is unpacked."""
     directories: tuple[str, ...]
+    packed_bytes: int | None = None
+    """Size of the archives whose files are not known yet; None where there is no archive."""
 
     @property
     def bytes(self) -> int:
-        """Size of all files together."""
-        return sum(size for _, size in self.files)
+        """Size of all that is to be read."""
+        return sum(size for _, size in self.files) + (self.packed_bytes or 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much one artifact may be."""
+
+    max_files: int
+    max_bytes: int | None
+    """None: as much as there is room for."""
+
+
+FREE_SIZE = Limits(max_files=MAX_FILES, max_bytes=None)
 
 
 class Fetcher(Protocol):
     """One source. Methods block, run in a thread, and raise ``ArtifactError`` only."""
 
+    @property
+    def resumes(self) -> bool:
+        """Tell whether ``bring`` goes on where an interrupted one of the same listing ended."""
+        ...
+
     def list(self) -> Listing:
         """Look at every file without reading one."""
         ...
 
-    def bring(
-        self, directory: Path, report: Callable[[int], None], stop: Event
-    ) -> tuple[FileRecord, ...]:
-        """Fill an empty directory with what ``list`` found.
+    def bring(self, workspace: Workspace) -> tuple[FileRecord, ...]:
+        """Fill the workspace's directory with what ``list`` found.
 
-        ``report`` is called with the bytes of each chunk. Raises ``files.Stopped`` soon after
-        ``stop`` is set, and ``FetchFailed`` when the source moved meanwhile.
+        Raises ``files.Stopped`` soon after the workspace's ``stop`` is set, and ``SourceMoved``
+        when the source changed meanwhile.
         """
+        ...
+
+    def close(self) -> None:
+        """Give up connections; nothing can be asked afterwards."""
         ...
 
 
@@ -106,6 +129,6 @@ def refuse_pickles(where: str, kind: Kind, files: Iterable[str]) -> None:
         name = path.rpartition("/")[2].lower()
         if name.endswith(PICKLES) and not name.startswith(LEFTOVERS):
             raise UnsafeArtifact(
-                f"{where}: {path} is a pickle, which can run code when it is read; "
-                "save the LoRA as adapter_model.safetensors and remove this file"
+                f"{where}: {path} is a pickle, which can run code when it is read; save the LoRA "
+                "as adapter_model.safetensors and remove this file, or run with --allow-pickle"
             )

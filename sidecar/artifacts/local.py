@@ -7,8 +7,6 @@ import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from threading import Event
 
 from sidecar.artifacts.files import (
     DIRECTORY_MODE,
@@ -17,12 +15,13 @@ from sidecar.artifacts.files import (
     source_errors,
     store_errors,
 )
-from sidecar.artifacts.listing import Listing
+from sidecar.artifacts.listing import MAX_FILES, Listing
 from sidecar.artifacts.manifest import MARKER, FileRecord
-from sidecar.errors import FetchFailed, InvalidArtifact, UnsafeArtifact
+from sidecar.artifacts.paths import MAX_PARTS, safe_path
+from sidecar.artifacts.workspace import Workspace
+from sidecar.errors import InvalidArtifact, SourceMoved, UnsafeArtifact
 
-MAX_FILES = 100_000
-MAX_DEPTH = 64
+MAX_DEPTH = MAX_PARTS
 _ODD = {
     stat.S_IFIFO: "a named pipe",
     stat.S_IFSOCK: "a socket",
@@ -46,6 +45,8 @@ class _Found:
 class LocalSource:
     """A directory, copied as it is: links inside it become copies, links out of it are refused."""
 
+    resumes = False
+
     def __init__(self, path: str) -> None:
         self._path = path
         self._root = os.path.realpath(path)
@@ -60,8 +61,8 @@ class LocalSource:
             top = os.stat(self._root)
             if not stat.S_ISDIR(top.st_mode):
                 raise InvalidArtifact(
-                    f"{self._path}: a directory is needed, this is a single file; archives are "
-                    "not unpacked, so name the directory that holds the files"
+                    f"{self._path}: this is a single file; name the directory that holds the "
+                    "files, or an archive (.tar, .tar.gz, .tgz, .zip)"
                 )
             self._changed(top)
             self._walk(self._root, "", (self._root,))
@@ -75,29 +76,33 @@ class LocalSource:
             directories=tuple(self._directories),
         )
 
-    def bring(
-        self, directory: Path, report: Callable[[int], None], stop: Event
-    ) -> tuple[FileRecord, ...]:
+    def bring(self, workspace: Workspace) -> tuple[FileRecord, ...]:
         """Copy what ``list`` found into an empty directory, hashing on the way.
 
-        Raises ``FetchFailed`` when the source changed meanwhile, and ``Stopped``.
+        Raises ``SourceMoved`` when the source changed meanwhile, and ``Stopped``.
         """
         before = self._signature()
-        with store_errors(directory):
+
+        def copied(size: int) -> None:
+            workspace.report(size)
+            workspace.fetched(size)
+
+        with store_errors(workspace.directory):
             for name in self._directories:
-                (directory / name).mkdir()
-                (directory / name).chmod(DIRECTORY_MODE)
+                (workspace.directory / name).mkdir()
+                (workspace.directory / name).chmod(DIRECTORY_MODE)
         records = []
         for one in self._found:
-            raise_if_stopped(stop)
-            records.append(self._copy(one, directory, report, stop))
+            raise_if_stopped(workspace.stop)
+            records.append(self._copy(one, workspace, copied))
         if self.list().signature != before:
             raise self._moved()
         return tuple(records)
 
-    def _copy(
-        self, one: _Found, directory: Path, report: Callable[[int], None], stop: Event
-    ) -> FileRecord:
+    def close(self) -> None:
+        """Nothing is open between two calls."""
+
+    def _copy(self, one: _Found, workspace: Workspace, copied: Callable[[int], None]) -> FileRecord:
         with source_errors(self._path):
             # Not through a link that took the file's place, and never waiting for a pipe's writer.
             source = os.open(one.real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -106,9 +111,9 @@ class LocalSource:
                 now = os.fstat(source)
             if (now.st_ino, now.st_size) != (one.inode, one.size):
                 raise self._moved()
-            with store_errors(directory):
-                target = directory / one.path
-                sha256 = copy_file(source, self._path, target, stop=stop, report=report)
+            with store_errors(workspace.directory):
+                target = workspace.directory / one.path
+                sha256 = copy_file(source, self._path, target, stop=workspace.stop, report=copied)
         finally:
             os.close(source)
         return FileRecord(path=one.path, size=one.size, sha256=sha256)
@@ -121,7 +126,7 @@ class LocalSource:
                 path = prefix + entry.name
                 if path == MARKER:
                     continue
-                self._require_plain_name(path)
+                safe_path(path, self._path)
                 real = self._resolve(entry.path, path) if entry.is_symlink() else entry.path
                 info = os.stat(real)
                 self._changed(info)
@@ -156,13 +161,6 @@ class LocalSource:
             )
         return real
 
-    def _require_plain_name(self, path: str) -> None:
-        if not path.isprintable() or "\\" in path:
-            raise InvalidArtifact(
-                f"{self._path}: the file name {path!r} has characters that cannot be kept; "
-                "rename it"
-            )
-
     def _changed(self, info: os.stat_result) -> None:
         # Setting a modification time sets the change time; only the latter cannot lie ahead.
         self._newest_ns = max(self._newest_ns, info.st_ctime_ns or info.st_mtime_ns)
@@ -172,7 +170,7 @@ class LocalSource:
         lines += [f"{f.path}\0{f.size}\0{f.mtime_ns}\0{f.ctime_ns}\0{f.inode}" for f in self._found]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
-    def _moved(self) -> FetchFailed:
-        return FetchFailed(
+    def _moved(self) -> SourceMoved:
+        return SourceMoved(
             f"{self._path}: it changed while it was copied; it is copied again once it is quiet"
         )

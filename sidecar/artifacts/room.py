@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
 from sidecar.artifacts.files import store_errors
 from sidecar.errors import StoreFull
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What is on the store's disk when a fetch begins."""
+
+    held_bytes: int
+    """Of complete revisions, and of fetches that are not ours."""
+    resumed_bytes: int
+    """What an interrupted fetch left of the bytes that are asked for now."""
+    spare: Callable[[], int]
+    """Deletes what nobody is fetching any more, when there is no room otherwise; returns how many
+    of the held bytes that were."""
 
 
 class Room:
@@ -19,30 +33,66 @@ class Room:
         self._root = root
         self._max_bytes = max_bytes
         self._reserved = 0
+        self._coming = 0
+        """What of the reserved bytes is not on disk already."""
         self._lock = Lock()
 
     @contextmanager
-    def reserve(self, size: int, held_bytes: int, what: str) -> Iterator[None]:
-        """Set ``size`` bytes aside beside ``held_bytes`` that are there; raises ``StoreFull``."""
+    def reserve(self, size: int, taken: Taken, what: str) -> Iterator[Reservation]:
+        """Set ``size`` bytes aside beside those that are there; raises ``StoreFull``."""
+        reservation = Reservation(self, taken, what)
+        self._take(size, max(0, size - taken.resumed_bytes), reservation)
+        try:
+            yield reservation
+        finally:
+            with self._lock:
+                self._reserved -= reservation.size
+                self._coming -= reservation.coming
+
+    def _take(self, size: int, coming: int, to: Reservation) -> None:
+        try:
+            self._try(size, coming, to)
+        except StoreFull:
+            freed = to.spare()
+            if not freed:
+                raise
+            to.held_bytes -= freed
+            self._try(size, coming, to)
+
+    def _try(self, size: int, coming: int, to: Reservation) -> None:
         with store_errors(self._root):
             disk = os.statvfs(self._root)
         free = disk.f_bavail * disk.f_frsize
         with self._lock:
-            limit = self._max_bytes
-            if limit is not None and held_bytes + self._reserved + size > limit:
+            limit, held = self._max_bytes, to.held_bytes + self._reserved
+            if limit is not None and held + size > limit:
                 raise StoreFull(
-                    f"{what} needs {size} bytes, the store {self._root} holds "
-                    f"{held_bytes + self._reserved} of {limit}: evict something or raise "
-                    "--store-max-bytes"
+                    f"{to.what} needs {to.size + size} bytes, the store {self._root} holds "
+                    f"{held - to.size} of {limit}: evict something or raise --store-max-bytes"
                 )
-            if self._reserved + size > free:
+            if self._coming + coming > free:
                 raise StoreFull(
-                    f"{what} needs {size} bytes, the disk of the store {self._root} has "
-                    f"{max(0, free - self._reserved)} left: free space or enlarge it"
+                    f"{to.what} needs {to.coming + coming} bytes, the disk of the store "
+                    f"{self._root} has {max(0, free - self._coming + to.coming)} left: free space "
+                    "or enlarge it"
                 )
             self._reserved += size
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._reserved -= size
+            self._coming += coming
+            to.size += size
+            to.coming += coming
+
+
+class Reservation:
+    """Bytes that one fetch may write."""
+
+    def __init__(self, room: Room, taken: Taken, what: str) -> None:
+        self._room = room
+        self.held_bytes = taken.held_bytes
+        self.spare = taken.spare
+        self.what = what
+        self.size = 0
+        self.coming = 0
+
+    def grow(self, size: int) -> None:
+        """Set further bytes aside: an archive turned out to hold more. Raises ``StoreFull``."""
+        self._room._take(size, size, self)

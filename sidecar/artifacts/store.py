@@ -4,35 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable
+from contextlib import closing, suppress
 from pathlib import Path
 from threading import Event
+from typing import TypeVar
 
 from sidecar.artifacts.bring import Bringer, Order
 from sidecar.artifacts.disk import Disk
+from sidecar.artifacts.fetch import ALL_SOURCES, SourceOptions, is_remote
 from sidecar.artifacts.layout import Held, lock_key
 from sidecar.artifacts.listing import Look
 from sidecar.artifacts.looks import Looks
 from sidecar.artifacts.room import Room
 from sidecar.artifacts.threads import Workers
+from sidecar.artifacts.workspace import nobody
 from sidecar.core.desired import Entry
 from sidecar.core.inventory import Inventory, Revision
 from sidecar.core.redact import redact_source
 from sidecar.errors import ArtifactError, FetchFailed
 
+T = TypeVar("T")
 Progress = Callable[[int, int | None], None]
 """Called on the event loop with bytes fetched so far and, where known, in total."""
 
 DISK_THREADS = 4
-FETCH_THREADS = 8
+FIND_THREADS = 4
+"""Beside those that fetch: looks that come before a fetch."""
 LOOK_SECONDS = 10.0
 LOOK_ALL_SECONDS = 60.0
 FIND_SECONDS = 2.0
 FIND_ALL_SECONDS = 20.0
 FETCH_WAIT_SECONDS = 3600.0
-"""How long one agent waits for another that fetches the same source."""
+"""How long one agent waits for another that fetches the same source and does not get on."""
 POLL_SECONDS = 0.1
+MEASURE_SECONDS = 1.0
+"""Between two looks at how far another agent's fetch has come."""
 
 
 class Store:
@@ -43,16 +50,25 @@ class Store:
     """
 
     def __init__(
-        self, root: Path, *, max_bytes: int | None, pod_uid: str, allowed: Sequence[str] = ()
+        self,
+        root: Path,
+        *,
+        max_bytes: int | None,
+        pod_uid: str,
+        options: SourceOptions = ALL_SOURCES,
+        fetch_concurrency: int = 4,
+        fetched: Callable[[int], None] = nobody,
     ) -> None:
+        """``fetched`` is called from any thread with the bytes that came from a source."""
         self._root = Path(os.path.abspath(root))
         self._disk = Disk(self._root, pod_uid)
-        self._bringer = Bringer(self._disk, Room(self._root, max_bytes), tuple(allowed))
+        self._bringer = Bringer(self._disk, Room(self._root, max_bytes), options, fetched)
         self._max_bytes = max_bytes
         self._workers = Workers("store", DISK_THREADS)
         # Apart from the store's own disk: a source may hang for ever.
-        self._fetchers = Workers("fetch", FETCH_THREADS)
-        self._looks = Looks()
+        self._fetchers = Workers("fetch", fetch_concurrency + FIND_THREADS)
+        # Apart, so that a server that hangs takes no thread from the disks.
+        self._looks = {is_remote: Looks() for is_remote in (False, True)}
         self._held: dict[str, tuple[Held, ...]] = {}
         self._revisions: dict[str, tuple[Revision, ...]] = {}
         """Those of ``_held``, so that a change of one costs no step for each of the others."""
@@ -79,7 +95,8 @@ class Store:
         """Give up all locks; running fetches must have been cancelled before."""
         self._workers.close()
         self._fetchers.close()
-        self._looks.close()
+        for looks in self._looks.values():
+            looks.close()
         self._disk.close()
 
     def inventory(self) -> Inventory:
@@ -128,7 +145,7 @@ class Store:
         after a minute; those that it did not come to are errors too.
         """
         asked = tuple(entries)
-        found = await self._looks.ask(
+        found = await self._ask(
             asked, self._bringer.look, each_seconds=LOOK_SECONDS, all_seconds=LOOK_ALL_SECONDS
         )
         return {entry.name: found.get(entry.name) or _no_answer(entry) for entry in asked}
@@ -149,7 +166,8 @@ class Store:
         if isinstance(found, Revision):
             return found
         if isinstance(found, Order):
-            found = await self._bring(found, progress)
+            with closing(found.fetcher):
+                found = await self._bring(found, progress)
         return self._take(found)
 
     async def fetch_known(self, entries: Iterable[Entry]) -> dict[str, Revision]:
@@ -162,10 +180,42 @@ class Store:
         def find(entry: Entry) -> Held | None:
             return self._bringer.find_held(entry, self._held.get(entry.name, ()))
 
-        found = await self._looks.ask(
-            entries, find, each_seconds=FIND_SECONDS, all_seconds=FIND_ALL_SECONDS
+        found = await self._ask(
+            tuple(entries), find, each_seconds=FIND_SECONDS, all_seconds=FIND_ALL_SECONDS
         )
         return {name: self._take(held) for name, held in found.items() if held is not None}
+
+    def held_as(self, entry: Entry, signature: str) -> Revision | None:
+        """Return what was brought from the entry's source when that looked so; from memory."""
+        for one in self._held.get(entry.name, ()):
+            manifest = one.manifest
+            came = (manifest.source_signature, manifest.source)
+            if signature and came == (signature, redact_source(entry.source)):
+                return one.revision if entry.kind in (None, manifest.kind) else None
+        return None
+
+    def knows_source(self, revision: Revision) -> bool:
+        """Tell whether it is known how the source of a revision looked when it was read."""
+        held = self._find(revision)
+        return held is not None and bool(held.manifest.source_signature)
+
+    async def _ask(
+        self,
+        entries: tuple[Entry, ...],
+        question: Callable[[Entry], T],
+        *,
+        each_seconds: float,
+        all_seconds: float,
+    ) -> dict[str, T]:
+        kinds: dict[bool, list[Entry]] = {}
+        for entry in entries:
+            kinds.setdefault(is_remote(entry.source), []).append(entry)
+        rounds = [
+            self._looks[far].ask(some, question, each_seconds=each_seconds, all_seconds=all_seconds)
+            for far, some in kinds.items()
+        ]
+        answers = await asyncio.gather(*rounds)
+        return {name: answer for some in answers for name, answer in some.items()}
 
     async def _bring(self, order: Order, progress: Progress) -> Held:
         loop = asyncio.get_running_loop()
@@ -176,8 +226,8 @@ class Store:
         def bring(stop: Event) -> Held | None:
             return self._bringer.bring(order, held_bytes, report, stop)
 
-        deadline = loop.time() + FETCH_WAIT_SECONDS
-        while loop.time() < deadline:
+        heard_at, measured_at, brought = loop.time(), loop.time(), -1
+        while loop.time() < heard_at + FETCH_WAIT_SECONDS:
             held_bytes = self.inventory().bytes
             try:
                 held = await self._fetchers.run(bring)
@@ -187,12 +237,18 @@ class Store:
             if held is not None:
                 self.problem = ""
                 return held
+            if loop.time() >= measured_at:
+                measured_at = loop.time() + MEASURE_SECONDS
+                size = await self._workers.run(lambda _: self._bringer.brought_bytes(order))
+                if size != brought:
+                    heard_at, brought = loop.time(), size
+                    progress(min(size, order.listing.bytes), order.listing.bytes)
             with suppress(TimeoutError):
                 async with asyncio.timeout(POLL_SECONDS):
                     await self._released.wait()
         raise FetchFailed(
             f"{redact_source(order.entry.source)}: another pod that shares the store {self._root} "
-            f"has been fetching it for {FETCH_WAIT_SECONDS:.0f} s"
+            f"fetches it, and has not got on for {FETCH_WAIT_SECONDS:.0f} s"
         )
 
     async def hold(self, revisions: Iterable[Revision]) -> None:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.base import Kind
-from sidecar.artifacts.fetch import local_path
+from sidecar.artifacts.bring import check_files
+from sidecar.artifacts.fetch import SourceOptions, local_path, open_source
 from sidecar.artifacts.files import CHUNK_BYTES, source_errors
 from sidecar.artifacts.layout import Held, directory_name
-from sidecar.artifacts.listing import Fetcher, Listing, kind_of, refuse_pickles
+from sidecar.artifacts.listing import Listing
 from sidecar.artifacts.local import LocalSource
 from sidecar.artifacts.manifest import FileRecord, content_digest, revision_of
 from sidecar.artifacts.triton_layout import find_versions, read_config
 from sidecar.core.desired import Entry
 from sidecar.core.inventory import Revision
 from sidecar.core.redact import redact_source
-from sidecar.errors import DigestMismatch, InvalidArtifact
+from sidecar.errors import DigestMismatch
 
 UNKNOWN = "known after the fetch"
 
@@ -43,11 +45,11 @@ class Foresight:
         self,
         root: Path,
         held: Mapping[str, tuple[Held, ...]],
-        open_source: Callable[[Entry], Fetcher | Revision],
+        options: SourceOptions,
     ) -> None:
         self._root = root
         self._held = held
-        self._open_source = open_source
+        self._options = options
 
     def find(self, entry: Entry, likely: Kind | None) -> Sight | None:
         """Return what a fetch would find; None where not even the kind can be told.
@@ -61,25 +63,24 @@ class Foresight:
         for one in held:
             if entry.digest is not None and one.manifest.digest == entry.digest:
                 return _on_disk(one)
-        found = self._open_source(entry)
+        found = open_source(entry, self._options)
         if isinstance(found, Revision):
             return Sight(revision=found, directory=None, is_new=False)
-        if isinstance(found, LocalSource):
-            return self._find_local(entry, found, held)
-        return self._guess(entry, held, likely)
-
-    def _find_local(self, entry: Entry, source: LocalSource, held: list[Held]) -> Sight:
-        listing, where = source.list(), redact_source(entry.source)
+        with closing(found):
+            listing = found.list()
+        where = redact_source(entry.source)
         for one in held:
             manifest = one.manifest
-            if manifest.source == where and manifest.source_signature == listing.signature:
+            came = (manifest.source, manifest.source_signature)
+            if listing.signature and came == (where, listing.signature):
                 _require_digest(entry, manifest.digest)
                 return _on_disk(one)
+        if listing.packed_bytes is not None:
+            return self._guess(entry, entry.kind or likely, listing)
         files = [path for path, _ in listing.files]
-        kind = entry.kind or kind_of(where, files, listing.directories)
-        if not files:
-            raise InvalidArtifact(f"{where}: the directory holds no files")
-        refuse_pickles(where, kind, files)
+        kind = check_files(where, entry.kind, files, listing.directories, self._options)
+        if not isinstance(found, LocalSource):
+            return self._guess(entry, kind, listing)
         directory = Path(local_path(entry.source) or "")
         digest = _digest(directory, listing)
         _require_digest(entry, digest)
@@ -89,17 +90,13 @@ class Foresight:
         revision = self._revision(entry, kind, revision_of(digest), listing.bytes, digest)
         return Sight(revision=revision, directory=directory, is_new=True, files=len(files))
 
-    def _guess(self, entry: Entry, held: list[Held], likely: Kind | None) -> Sight | None:
-        """A source far away is not asked: what came from it last is what it holds."""
-        same = [one for one in held if one.manifest.source == redact_source(entry.source)]
-        if same and entry.digest is None:
-            return _on_disk(max(same, key=lambda one: one.revision.used_at))
-        kind = entry.kind or likely
+    def _guess(self, entry: Entry, kind: Kind | None, listing: Listing) -> Sight | None:
+        """What is packed or far away: its bytes are not read for a plan."""
         if kind is None:
             return None
         name = revision_of(entry.digest) if entry.digest is not None else f"({UNKNOWN})"
-        revision = self._revision(entry, kind, name, 0, entry.digest or "")
-        return Sight(revision=revision, directory=None, is_new=True)
+        revision = self._revision(entry, kind, name, listing.bytes, entry.digest or "")
+        return Sight(revision=revision, directory=None, is_new=True, files=len(listing.files))
 
     def _revision(self, entry: Entry, kind: Kind, name: str, size: int, digest: str) -> Revision:
         return Revision(

@@ -25,39 +25,14 @@ STYLES = {
 """Every other state is on its way, and yellow."""
 
 
-class Rates:
-    """Bytes a second of each fetch, between two looks."""
-
-    def __init__(self) -> None:
-        self._seen: dict[str, int] = {}
-        self._seen_at = 0.0
-
-    def follow(self, status: Mapping[str, Any], now: float) -> dict[str, float]:
-        """Return the rates since the last look; ``now`` is monotonic seconds."""
-        fetching = {
-            name: int(one.get("bytes") or 0)
-            for name, one in status["targets"].items()
-            if one.get("state") == "fetching"
-        }
-        seconds = now - self._seen_at
-        rates = {
-            name: max(0, done - self._seen[name]) / seconds
-            for name, done in fetching.items()
-            if name in self._seen and seconds > 0
-        }
-        self._seen, self._seen_at = fetching, now
-        return rates
-
-
 def show_live(client: AgentClient, status: Mapping[str, Any], *, poll_seconds: float) -> None:
     """Show ``status`` and what becomes of it, until Ctrl-C."""
-    rates, trouble = Rates(), ""
+    trouble = ""
     try:
         with Live(auto_refresh=False) as live:
             while True:
                 now = time.time()  # noqa: TID251 - a command is its own composition root
-                pace = rates.follow(status, time.monotonic())
-                live.update(render(status, now, pace, trouble), refresh=True)
+                live.update(render(status, now, trouble), refresh=True)
                 time.sleep(poll_seconds)
                 try:
                     status, trouble = client.read_status(), ""
@@ -67,15 +42,13 @@ def show_live(client: AgentClient, status: Mapping[str, Any], *, poll_seconds: f
         return
 
 
-def render(
-    status: Mapping[str, Any], now: float, rates: Mapping[str, float], trouble: str
-) -> Group:
+def render(status: Mapping[str, Any], now: float, trouble: str) -> Group:
     """Return what is shown at one moment."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for heading in HEADINGS:
         # Reasons are sentences and may wrap; a cut name helps nobody.
         table.add_column(heading, no_wrap=heading != "REASON", overflow="fold")
-    for row in rows(status, now, rates):
+    for row in rows(status, now):
         cells = [Text(cell) for cell in row]
         cells[STATE_COLUMN].stylize(STYLES.get(row[STATE_COLUMN], "yellow"))
         table.add_row(*cells)

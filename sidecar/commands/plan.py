@@ -13,7 +13,6 @@ from pathlib import Path
 
 from adapters.base import EngineAdapter, EngineError, EngineState, Limits
 from sidecar.artifacts.disk import Disk
-from sidecar.artifacts.fetch import open_source as open_artifact
 from sidecar.artifacts.layout import Held
 from sidecar.artifacts.memory import MemoryFile
 from sidecar.artifacts.preflight import Preflight
@@ -29,7 +28,14 @@ from sidecar.core.snapshot import Snapshot
 from sidecar.core.view import Policy, Prune
 from sidecar.errors import ArtifactError
 from sidecar.flags import environment_name
-from sidecar.opening import accept_options, limits, open_adapter, open_source, shown_urls
+from sidecar.opening import (
+    accept_options,
+    limits,
+    open_adapter,
+    open_source,
+    shown_urls,
+    source_options,
+)
 from sidecar.settings import Settings, check_for_run, from_flags
 from sidecar.world import World
 
@@ -77,9 +83,7 @@ async def foresee(settings: Settings, *, looks: bool, now: float) -> tuple[Scene
         )
         forecast = await Forecaster(
             world=world,
-            foresight=Foresight(
-                root, remembered.held, lambda entry: open_artifact(entry, settings.allow_source)
-            ),
+            foresight=Foresight(root, remembered.held, source_options(settings)),
             preflight=preflight,
             kinds=adapter.capabilities.kinds,
             inventory=inventory,

@@ -9,11 +9,12 @@ from adapters.base import EngineState
 from sidecar.commands.forecast import Forecast, Foreseen
 from sidecar.commands.foresight import Sight
 from sidecar.commands.output import count, problem_line, problems_json
-from sidecar.commands.table import age, size
+from sidecar.commands.table import age
 from sidecar.core.accept import Accepted
 from sidecar.core.actions import Check, Evict, Fetch, Load, Unload, Wait
 from sidecar.core.inventory import Inventory, Revision
 from sidecar.core.report import describe_action
+from sidecar.core.sizes import size
 from sidecar.core.targets import REFUSALS
 
 CONVERGED, FAILED, CHANGES = 0, 1, 2

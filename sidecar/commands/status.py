@@ -63,7 +63,7 @@ def _print(status: Mapping[str, Any], *, as_json: bool) -> None:
         write_json(status)
         return
     now = time.time()  # noqa: TID251 - a command is its own composition root
-    for line in (*head_lines(status, now), "", *table_lines(rows(status, now, {}))):
+    for line in (*head_lines(status, now), "", *table_lines(rows(status, now))):
         write_line(line)
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sidecar.commands.output import count, printable
+from sidecar.core.sizes import share, size
 
 HEADINGS = ("NAME", "KIND", "STATE", "REVISION", "READINESS", "SINCE", "PROGRESS", "REASON")
 REVISION_CHARACTERS = 12
 _AGES = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
-_UNITS = ("KiB", "MiB", "GiB", "TiB")
 
 Json = Mapping[str, Any]
 
@@ -32,12 +31,11 @@ def head_lines(status: Json, now: float) -> list[str]:
     return [printable(line) for line in lines]
 
 
-def rows(status: Json, now: float, rates: Mapping[str, float]) -> list[tuple[str, ...]]:
-    """Return one row a target, by name; ``rates`` are the bytes a second of those that are
-    fetched."""
+def rows(status: Json, now: float) -> list[tuple[str, ...]]:
+    """Return one row a target, by name."""
     targets = status["targets"].values()
     return [
-        tuple(printable(cell) for cell in _row(one, now, rates))
+        tuple(printable(cell) for cell in _row(one, now))
         for one in sorted(targets, key=lambda one: str(one.get("name")))
     ]
 
@@ -65,14 +63,6 @@ def unconverged(status: Json) -> str:
     if problems:
         waiting.append(f"the document has {count(problems, 'problem')}")
     return printable(", ".join(waiting) or str(status.get("cycle") or "no cycle has ended yet"))
-
-
-def size(number: float) -> str:
-    """Return bytes with a unit: ``3.2 GiB``."""
-    if number < 1024:
-        return f"{number:.0f} B"
-    power = min(int(math.log(number, 1024)), len(_UNITS))
-    return f"{number / 1024**power:.1f} {_UNITS[power - 1]}"
 
 
 def age(seconds: float) -> str:
@@ -121,7 +111,7 @@ def _store_line(store: Json) -> str:
     return f"store: {count(store.get('revisions', 0), 'revision')}, {held}{limit}"
 
 
-def _row(one: Json, now: float, rates: Mapping[str, float]) -> tuple[str, ...]:
+def _row(one: Json, now: float) -> tuple[str, ...]:
     why = ": ".join(part for part in (one.get("reason"), one.get("message")) if part)
     if one.get("retry_at"):
         why += f" (again in {age(max(0.0, one['retry_at'] - now))})"
@@ -132,7 +122,7 @@ def _row(one: Json, now: float, rates: Mapping[str, float]) -> tuple[str, ...]:
         str(one.get("revision") or "-")[:REVISION_CHARACTERS],
         _readiness(one),
         age(max(0.0, now - one["since"])) if one.get("since") else "-",
-        _progress(one, rates.get(str(one.get("name")))),
+        _progress(one),
         why,
     )
 
@@ -144,12 +134,14 @@ def _readiness(one: Json) -> str:
     return "-" if one.get("state") == "failed" else "not desired"
 
 
-def _progress(one: Json, rate: float | None) -> str:
-    done, total = one.get("bytes") or 0, one.get("total_bytes")
-    if one.get("state") != "fetching":
+def _progress(one: Json) -> str:
+    done, total, rate = one.get("bytes") or 0, one.get("total_bytes"), one.get("bytes_per_second")
+    fetching = one.get("state") == "fetching"
+    if not fetching and total is None and rate is None:
         return size(done) if done else "-"
-    shown = f"{size(done)} of {size(total)} {100 * done // total}%" if total else size(done)
-    return f"{shown} {size(rate)}/s" if rate is not None else shown
+    shown = share(done, total) + (f", {size(rate)}/s" if rate is not None else "")
+    # What serves meanwhile has another word for its state.
+    return shown if fetching else f"fetching {shown}"
 
 
 def _ago(moment: float | None, now: float) -> str:

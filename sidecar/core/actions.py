@@ -112,3 +112,14 @@ def waits_for_look(name: str) -> Wait:
 def waits_for(name: str, attempt: Attempt) -> Wait:
     """Return the wait that a failed attempt means until it is due again."""
     return Wait(name=name, reason=attempt.reason, message=attempt.message, until=attempt.retry_at)
+
+
+def waits_for_turn(name: str, due_at: float) -> Wait:
+    """Return the wait of a pod whose turn to replace has not come."""
+    return Wait(
+        name=name,
+        reason=Reason.SPREAD,
+        message="another revision takes its place; the pods begin one after another "
+        "(--spread-seconds)",
+        until=due_at,
+    )

@@ -11,7 +11,7 @@ from sidecar.core.actions import Action, Check, Evict, Fetch, Load, Unload, Warm
 from sidecar.core.backoff import Basis, Severity
 from sidecar.core.inventory import Revision
 from sidecar.core.memory import Held, Memory
-from sidecar.core.progress import Attempt, Progress, Stage, asks, failed
+from sidecar.core.progress import Attempt, Progress, Stage, asks, failed, tries
 from sidecar.core.status import Reason
 from sidecar.core.view import parameters_key
 
@@ -82,7 +82,7 @@ def after(
     progress = before.progress
     match action:
         case Fetch():
-            return replace(before, progress=_fetched(progress, action, outcome.revision))
+            return replace(before, progress=_fetched(progress, action, outcome.revision, now))
         case Check():
             assert outcome.revision is not None
             return replace(before, progress=_checked(progress, outcome.revision, basis))
@@ -105,7 +105,7 @@ def after(
             assert_never(action)
 
 
-def _fetched(progress: Progress, action: Fetch, revision: Revision | None) -> Progress:
+def _fetched(progress: Progress, action: Fetch, revision: Revision | None, now: float) -> Progress:
     assert revision is not None
     same = progress.revision is not None and progress.revision.revision == revision.revision
     # What was put back says nothing of what the source holds by now, nor does a look that began
@@ -114,10 +114,13 @@ def _fetched(progress: Progress, action: Fetch, revision: Revision | None) -> Pr
     kept = progress.revision if same and progress.revision is not None else revision
     return replace(
         progress,
-        about=asks(action.entry),
+        about=tries(action.entry),
         asked=asks(action.entry),
         revision=replace(revision, parts=kept.parts),
+        fetched_at=now,
         moved=0 if answered else progress.moved,
+        due_at=0.0 if answered else progress.due_at,
+        unseen="" if answered else progress.unseen,
         fetch_attempt=None,
         # A failed load of these very bytes stays failed; other bytes are worth a try at once.
         attempt=progress.attempt if same else None,
@@ -188,14 +191,14 @@ def _after_failure(
     match action:
         case Fetch():
             again = attempt_after(progress.fetch_attempt)
-            progress = replace(progress, about=asks(action.entry), fetch_attempt=again)
+            progress = replace(progress, about=tries(action.entry), fetch_attempt=again)
         case Load(fallback=True):
             again = attempt_after(progress.fallback_attempt)
             progress = replace(progress, fallback_attempt=again)
         case Warm() if progress.suspect and outcome.severity is Severity.REJECTED:
             progress = replace(progress, suspect=False, broken=True)
         case _:
-            about = asks(action.entry) if isinstance(action, Check) else progress.about
+            about = tries(action.entry) if isinstance(action, Check) else progress.about
             progress = replace(progress, about=about, attempt=attempt_after(progress.attempt))
     memory = before.memory
     if is_unknown(action, outcome):

@@ -22,6 +22,7 @@ from sidecar.core.actions import (
     Warm,
     waits_for,
     waits_for_look,
+    waits_for_turn,
 )
 from sidecar.core.backoff import Severity
 from sidecar.core.desired import Entry
@@ -36,6 +37,7 @@ from sidecar.core.view import (
     held_path,
     is_as_desired,
     parameters_key,
+    replaces,
     wanted,
 )
 
@@ -79,7 +81,11 @@ def plan_target(view: View, entry: Entry) -> Iterator[Action | Wait]:
     progress = for_entry(view.progress.get(entry.name), entry)
     revision = wanted(view, entry)
     if revision is not None and not progress.moved:
-        yield from _plan_engine(view, entry, revision)
+        look = _plan_fetch(view, entry, progress) if _may_be_mended(view, entry, progress) else None
+        if isinstance(look, Fetch):
+            yield look
+        else:
+            yield from _plan_engine(view, entry, revision)
         return
     fetch = _plan_fetch(view, entry, progress)
     if revision is None:
@@ -91,11 +97,28 @@ def plan_target(view: View, entry: Entry) -> Iterator[Action | Wait]:
 
 
 def _plan_fetch(view: View, entry: Entry, progress: Progress) -> Fetch | Wait:
+    restore = progress.revision if has_lost_files(view, entry) else None
+    if restore is None and view.now < progress.due_at and replaces(view, entry):
+        return waits_for_turn(entry.name, progress.due_at)
     attempt = progress.fetch_attempt
     if attempt is not None and not attempt.is_due(view.basis, view.now):
         return waits_for(entry.name, attempt)
-    restore = progress.revision if has_lost_files(view, entry) else None
     return Fetch(name=entry.name, entry=entry, restore=restore, moves=progress.moved)
+
+
+def _may_be_mended(view: View, entry: Entry, progress: Progress) -> bool:
+    """Tell whether a refused artifact is worth a look at its source before it is tried again.
+
+    It may have been mended in place where nobody else looks: on a network, without
+    ``refresh_seconds``.
+    """
+    attempt = progress.attempt
+    if attempt is None or attempt.stage not in (Stage.CHECK, Stage.LOAD):
+        return False
+    if entry.digest is not None or entry.refresh_seconds is not None:
+        return False
+    rejected = attempt.severity is Severity.REJECTED
+    return rejected and view.now >= attempt.retry_at > progress.fetched_at
 
 
 def _is_held(view: View, entry: Entry) -> bool:
@@ -214,9 +237,12 @@ def _is_left_behind(view: View, entry: Entry) -> bool:
     """
     resident = view.resident(entry.name)
     attempt = view.progress.get(entry.name, Progress()).attempt
-    if resident is None or attempt is None:
-        return False
-    if attempt.stage is not Stage.LOAD or attempt.severity is not Severity.REJECTED:
+    refused = (
+        attempt is not None
+        and attempt.stage is Stage.LOAD
+        and attempt.severity is Severity.REJECTED
+    )
+    if resident is None or not refused:
         return False
     if resident.state is Residency.PARTIAL:
         return True

@@ -70,14 +70,20 @@ class Attempt:
 class Progress:
     """One target's way. Replaced, never changed."""
 
-    about: tuple[str, str | None] | None = None
-    """Source and pin that the attempts are about."""
+    about: tuple[str, str | None, str | None] | None = None
+    """Source, pin and credentials that the attempts are about."""
     asked: tuple[str, str | None] | None = None
     """Source and pin that ``revision`` answers."""
     revision: Revision | None = None
     """What the source was found to hold."""
+    fetched_at: float = 0.0
+    """When it was found, unix seconds."""
     moved: int = 0
     """How often the source was seen to change since: look again."""
+    due_at: float = 0.0
+    """When this pod's turn comes to replace what serves, unix seconds (``--spread-seconds``)."""
+    unseen: str = ""
+    """Why the source could not be looked at for changes; told, and no plan depends on it."""
     checked: tuple[str, int] | None = None
     """Revision and engine incarnation for which the checks passed."""
     warmed: tuple[str, int] | None = None
@@ -136,11 +142,44 @@ def asks(entry: Entry) -> tuple[str, str | None]:
     return (entry.source, entry.digest)
 
 
+def tries(entry: Entry) -> tuple[str, str | None, str | None]:
+    """Return what an attempt to bring them depends on: other credentials are worth one at once."""
+    return (entry.source, entry.digest, entry.credentials)
+
+
 def for_entry(progress: Progress | None, entry: Entry) -> Progress:
     """Return the progress with which ``entry`` goes on; asking for other bytes starts anew."""
     before = progress or Progress()
-    if before.about == asks(entry):
+    if before.about == tries(entry):
         return before
+    if before.about is not None and before.about[:2] == asks(entry):
+        return replace(before, about=tries(entry), unseen="", fetch_attempt=None)
     return replace(
-        before, about=asks(entry), fetch_attempt=None, attempt=None, fallback_attempt=None
+        before,
+        about=tries(entry),
+        unseen="",
+        fetch_attempt=None,
+        attempt=None,
+        fallback_attempt=None,
     )
+
+
+def edited(progress: Progress, entry: Entry, *, now: float, wait_seconds: float) -> Progress:
+    """Return the progress after a document asked for other bytes: this pod's turn to replace.
+
+    A turn that is still to come stays, so that edits that follow one another postpone nothing for
+    ever. Going back to what was asked before needs none.
+    """
+    if progress.answers(entry) and not progress.moved:
+        return replace(progress, due_at=0.0)
+    return progress if progress.due_at > now else replace(progress, due_at=now + wait_seconds)
+
+
+def moved(progress: Progress, entry: Entry | None, *, now: float, wait_seconds: float) -> Progress:
+    """Return the progress after the source was seen to change: it is worth a fetch at once, or when
+    this pod's turn comes. What has already begun goes on."""
+    if entry is not None and not progress.answers(entry):
+        return replace(progress, fetch_attempt=None)
+    waits = entry is not None and not progress.moved and progress.due_at <= now
+    due_at = now + wait_seconds if waits else progress.due_at
+    return replace(progress, moved=progress.moved + 1, due_at=due_at, fetch_attempt=None)

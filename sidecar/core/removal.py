@@ -13,7 +13,7 @@ from sidecar.core.memory import Owned
 from sidecar.core.progress import Progress, Stage
 from sidecar.core.room import is_short, refusal
 from sidecar.core.status import Reason
-from sidecar.core.view import Prune, View, wanted
+from sidecar.core.view import Prune, View, is_in_store, wanted
 
 
 def plan_drop(view: View, name: str, *, spares: bool) -> Iterator[Action | Wait]:
@@ -73,8 +73,7 @@ def _is_ours(view: View, resident: Resident) -> bool:
     a document listed its name and could not be followed."""
     if resident.name in view.memory.held or resident.state is Residency.FAILED:
         return True
-    root = view.policy.store_root.rstrip("/") + "/"
-    return bool(resident.paths) and all(path.startswith(root) for path in resident.paths)
+    return bool(resident.paths) and all(is_in_store(view, path) for path in resident.paths)
 
 
 def spares_last(view: View) -> bool:

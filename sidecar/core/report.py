@@ -9,6 +9,8 @@ from typing import assert_never
 from sidecar.core.actions import Action, Check, Evict, Fetch, Load, Unload, Wait, Warm
 from sidecar.core.outcome import Failed, Outcome
 from sidecar.core.redact import redact_source
+from sidecar.core.sizes import share
+from sidecar.core.status import Reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +30,8 @@ class Cycle:
     steps: tuple[Step, ...] = ()
     waits: tuple[Wait, ...] = ()
     running: tuple[Action, ...] = ()
+    brought: tuple[int, int | None] | None = None
+    """Bytes of what is being fetched, so far and in all; None: nothing is, or it is not told."""
     targets: int = 0
     trouble: str = ""
     """Why the engine or the document cannot be seen."""
@@ -38,7 +42,7 @@ class Cycle:
         if self.steps:
             parts.append(describe_steps(self.steps))
         if self.running:
-            parts.append(describe_running(self.running))
+            parts.append(describe_running(self.running) + self._progress())
         if self.waits:
             parts.append(describe_waits(self.waits, self.targets, self.now))
         if self.trouble:
@@ -46,6 +50,9 @@ class Cycle:
         if not parts:
             parts.append(f"converged, {_count(self.targets, 'target')}")
         return f"generation {self.generation}: " + "; ".join(parts)
+
+    def _progress(self) -> str:
+        return f" ({share(*self.brought)})" if self.brought is not None else ""
 
 
 VERBS: dict[type[Action], tuple[str, str]] = {
@@ -56,6 +63,10 @@ VERBS: dict[type[Action], tuple[str, str]] = {
     Unload: ("unloaded", "unloading"),
     Evict: ("evicted", "evicting"),
 }
+
+
+PLANNED_WAITS = frozenset({Reason.SPREAD, Reason.DROPPED})
+"""Nothing failed."""
 
 
 def describe_action(action: Action) -> str:
@@ -113,7 +124,8 @@ def describe_running(running: Sequence[Action]) -> str:
 def describe_waits(waits: Sequence[Wait], targets: int, now: float) -> str:
     """Say who waits, and why the first of them does."""
     first = waits[0]
-    when = "" if first.until is None else f", retry in {max(0.0, first.until - now):.0f} s"
+    word = "due" if first.reason in PLANNED_WAITS else "retry"
+    when = "" if first.until is None else f", {word} in {max(0.0, first.until - now):.0f} s"
     verb = "waits" if len(waits) == 1 else "wait"
     total = max(targets, len(waits))
     return f"{len(waits)} of {total} {verb} ({first.name}: {first.message}{when})"

@@ -54,6 +54,7 @@ class Reason(StrEnum):
     UNVERIFIED = "Unverified"
     WAITING_FOR_PARTS = "WaitingForParts"
     DROPPED = "Dropped"
+    SPREAD = "Spread"
     INTERNAL_ERROR = "InternalError"
 
 
@@ -92,6 +93,8 @@ class TargetStatus:
     bytes: int = 0
     """Fetched so far, or held."""
     total_bytes: int | None = None
+    bytes_per_second: float | None = None
+    """How fast the fetch got on lately; None where nothing is fetched."""
     in_slot: bool | None = None
     """Believed to be in a GPU slot (LoRAs); None where that is unknown."""
     everywhere: bool = True

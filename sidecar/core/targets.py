@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from adapters.base import Kind, Residency, Resident
 from sidecar.core.actions import Action, Fetch, Unload, Wait, Warm
 from sidecar.core.backoff import Severity
 from sidecar.core.desired import Entry, Problem, Readiness
+from sidecar.core.pace import Pace, begin
 from sidecar.core.progress import Attempt, Progress, Stage
 from sidecar.core.readiness import Came
 from sidecar.core.redact import redact_source
@@ -23,6 +24,22 @@ class Underway:
     action: Action
     bytes: int = 0
     total_bytes: int | None = None
+    pace: Pace | None = None
+    """None before anything was heard."""
+
+    def heard(self, done: int, total: int | None, now: float) -> Underway:
+        """Return it after so many bytes were told of; ``now`` is unix seconds."""
+        pace = self.pace.heard(done, now) if self.pace is not None else begin(done, now)
+        return replace(self, bytes=done, total_bytes=total, pace=pace)
+
+
+def brought(underway: Iterable[Underway]) -> tuple[int, int | None] | None:
+    """Sum up the fetches of which anything was heard; no total where one of them has none."""
+    heard = [one for one in underway if one.pace is not None]
+    if not heard:
+        return None
+    totals = [one.total_bytes for one in heard if one.total_bytes is not None]
+    return sum(one.bytes for one in heard), sum(totals) if len(totals) == len(heard) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +122,9 @@ def _target_status(
         shown = revision.revision if revision and entry is not None else ""
     if not reason and revision is not None and not revision.verified and entry is not None:
         reason, message = Reason.UNVERIFIED, "the agent cannot see these files"
+    if not reason and progress.unseen and entry is not None:
+        # No reason: it is what the document asks for, as far as anybody can tell.
+        message = f"its source cannot be looked at for changes: {progress.unseen}"
     before = context.previous.get(name)
     since = before.since if before is not None and before.state is state else view.now
     return TargetStatus(
@@ -123,6 +143,7 @@ def _target_status(
         since=since,
         bytes=_bytes(progress, underway),
         total_bytes=underway.total_bytes if underway else None,
+        bytes_per_second=_bytes_per_second(underway, view.now),
         in_slot=None if context.in_slot is None or resident is None else name in context.in_slot,
         everywhere=entry.everywhere if entry is not None else True,
         converged=entry is not None
@@ -167,6 +188,11 @@ def _bytes(progress: Progress, underway: Underway | None) -> int:
     if underway is not None and isinstance(underway.action, Fetch):
         return underway.bytes
     return progress.revision.bytes if progress.revision is not None else 0
+
+
+def _bytes_per_second(underway: Underway | None, now: float) -> float | None:
+    rate = underway.pace.per_second(now) if underway is not None and underway.pace else None
+    return None if rate is None else round(rate)
 
 
 def _state(

@@ -13,6 +13,7 @@ from sidecar.core.desired import Desired, Entry
 from sidecar.core.inventory import Inventory, Revision
 from sidecar.core.memory import Memory
 from sidecar.core.progress import Attempt, Progress
+from sidecar.core.redact import redact_source
 
 
 class Prune(StrEnum):
@@ -31,6 +32,9 @@ class Policy:
     retain_seconds: float = 3600.0
     store_root: str = ""
     """Residents loaded from below it are ours."""
+    replace_after_seconds: float = 0.0
+    """This pod's place in ``--spread-seconds``: how long after an edit, or after a source was seen
+    to move, it begins to replace what serves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,3 +127,34 @@ def has_lost_files(view: View, entry: Entry) -> bool:
         and revision.path in resident.paths
         and view.inventory.find(entry.name, revision.revision) is None
     )
+
+
+def replaces(view: View, entry: Entry) -> bool:
+    """Tell whether what the entry's source holds takes the place of another revision that serves,
+    or will again as soon as it is loaded."""
+    progress, held = view.progress.get(entry.name, Progress()), view.memory.held.get(entry.name)
+    resident = view.resident(entry.name)
+    if progress.broken:
+        return False
+    serves = resident is not None and resident.state is not Residency.FAILED
+    if held is None:
+        return serves
+    revision = view.inventory.at_path(entry.name, held.path)
+    if revision is None:
+        # What is read from files that are gone is no better than what is not there (P5).
+        return serves and not is_in_store(view, held.path)
+    if not serves and progress.fallback_attempt is not None:
+        return False
+    return progress.moved > 0 or not _may_be(revision, entry)
+
+
+def is_in_store(view: View, path: str) -> bool:
+    """Tell whether a path lies below the store."""
+    return path.startswith(view.policy.store_root.rstrip("/") + "/")
+
+
+def _may_be(revision: Revision, entry: Entry) -> bool:
+    """Tell whether a revision on disk seems to be what the entry asks for."""
+    if entry.digest is not None:
+        return revision.digest == entry.digest
+    return revision.source == redact_source(entry.source)

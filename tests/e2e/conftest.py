@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 
+from lab.azure import Azure
+from lab.gcs import GuardedGcs
 from lab.kube import Kube
+from lab.registry import Registry
+from lab.s3 import S3
+from lab.tls import Authority
+from lab.tokens import Issuer
 from tests.support.agent_process import AgentProcess
 from tests.support.vllm_lab import VllmLab
 
@@ -21,6 +27,47 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kube]:
     """A real kube-apiserver with etcd; one that is not installed fails the test."""
     with Kube(tmp_path_factory.mktemp("kube")) as kube:
         yield kube
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """A CA for the servers that speak https."""
+    return Authority(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture(scope="module")
+def issuer(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[Issuer]:
+    """Gives tokens to workloads, as a cluster does to its pods."""
+    with Issuer(tmp_path_factory.mktemp("issuer"), authority) as issuer:
+        yield issuer
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """A real S3 server with IAM; tests make buckets of their own names."""
+    with S3(tmp_path_factory.mktemp("s3")) as s3:
+        yield s3
+
+
+@pytest.fixture(scope="module")
+def gcs(tmp_path_factory: pytest.TempPathFactory, issuer: Issuer) -> Iterator[GuardedGcs]:
+    """The emulator of Google Cloud Storage, with a door that asks for tokens."""
+    with GuardedGcs(tmp_path_factory.mktemp("gcs"), issuer=issuer) as gcs:
+        yield gcs
+
+
+@pytest.fixture(scope="module")
+def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azure]:
+    """The emulator of Azure Blob Storage."""
+    with Azure(tmp_path_factory.mktemp("azure")) as azure:
+        yield azure
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """An open OCI registry."""
+    with Registry(tmp_path_factory.mktemp("registry")) as registry:
+        yield registry
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from adapters.base import Capabilities, EngineState, Kind, Limits, Residency, Resident
 from sidecar.core.actions import Fetch, Load
@@ -11,6 +11,7 @@ from sidecar.core.backoff import Severity
 from sidecar.core.desired import Desired, DropOut, Entry, Format, Readiness
 from sidecar.core.inventory import Inventory, Revision
 from sidecar.core.outcome import Done, Failed, Outcome
+from sidecar.core.redact import redact_source
 from sidecar.core.status import Reason
 
 STORE = "/store"
@@ -51,6 +52,8 @@ def entry(
     drop_out: DropOut = DropOut.UNLOAD,
     unload_grace_seconds: float = 0.0,
     everywhere: bool = True,
+    credentials: str | None = None,
+    refresh_seconds: float | None = None,
 ) -> Entry:
     """Return one target of a native document; its source is ``s3://NAME`` unless told."""
     return Entry(
@@ -67,6 +70,8 @@ def entry(
         drop_out=drop_out,
         unload_grace_seconds=unload_grace_seconds,
         everywhere=everywhere,
+        credentials=credentials,
+        refresh_seconds=refresh_seconds,
     )
 
 
@@ -148,12 +153,17 @@ class Disk:
     """Path -> complete revision."""
     max_bytes: int | None = None
 
-    def make(self, name: str, number: str, *, used_at: float = 0.0) -> Revision:
+    def make(self, name: str, number: str, *, used_at: float = 0.0, source: str = "") -> Revision:
         """Put a complete revision on the disk."""
         one = revision(
-            name, number, kind=self.kind, used_at=used_at, parts=self.parts.get(name, ())
+            name,
+            number,
+            kind=self.kind,
+            used_at=used_at,
+            parts=self.parts.get(name, ()),
+            source=source,
         )
-        self.whole[one.path] = one
+        one = self.whole[one.path] = replace(one, digest=f"sha256:{number}")
         return one
 
     def fetch(self, action: Fetch, now: float) -> Outcome:
@@ -163,7 +173,8 @@ class Disk:
             number = action.restore.revision
         if number is None:
             return failure(Reason.NOT_FOUND)
-        return Done(revision=self.make(action.name, number, used_at=now))
+        source = redact_source(action.entry.source)
+        return Done(revision=self.make(action.name, number, used_at=now, source=source))
 
     def inventory(self) -> Inventory:
         """Return every complete revision."""

@@ -19,7 +19,12 @@ class TritonPod:
     """Triton and agent on one directory: ``sources``, ``repository`` and the agent's store."""
 
     def __init__(
-        self, work: Path, *, flags: Sequence[str] = (), pod_name: str = "triton-chat-0"
+        self,
+        work: Path,
+        *,
+        flags: Sequence[str] = (),
+        pod_name: str = "triton-chat-0",
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self.sources = work / "sources"
         self.repository = work / "repository"
@@ -36,6 +41,7 @@ class TritonPod:
                 *flags,
             ],
             pod_name=pod_name,
+            env=env,
         )
 
     def source(self, place: str, answer: str, **more: Any) -> str:

@@ -13,13 +13,15 @@ from enum import Enum
 from typing import Any
 
 from adapters.base import Capabilities
-from sidecar.core.actions import Action, Check, Evict, Fetch, Load, Plan, Unload, Warm
+from sidecar.core.actions import Action, Check, Evict, Fetch, Load, Plan, Unload, Wait, Warm
 from sidecar.core.backoff import Severity
-from sidecar.core.desired import Desired
+from sidecar.core.desired import Desired, Entry
 from sidecar.core.inventory import Revision
 from sidecar.core.memory import Memory, from_json, to_json
 from sidecar.core.outcome import Done, Failed, Outcome
 from sidecar.core.plan import plan, plan_name
+from sidecar.core.progress import asks
+from sidecar.core.status import Reason
 from sidecar.core.view import Policy, Prune, View
 from sidecar.world import World
 from tests.support.simulated import (
@@ -79,19 +81,47 @@ class Trial:
         """Names that the engine was started with."""
         self.broken: list[str] = []
         """Promises that an action broke."""
+        self.changes: dict[str, tuple[float, float]] = {}
+        """Names for which other bytes are asked for than were fetched -> the first and the last
+        change, as far as the agent can know of them."""
         self.world = World(capabilities=capabilities, policy=self.policy, memory=memory or Memory())
 
     # What happens around the agent.
 
     def accept(self, desired: Desired) -> None:
         """Let a new document be accepted."""
+        known = self.world.desired
         self.documents = replace(desired, generation=self.world.memory.generation + 1)
         self.strangers -= desired.entries.keys()
         self.world.accept(self.documents, now=self.now)
+        for name, one in desired.entries.items():
+            before = known.entries.get(name) if known is not None else None
+            if known is not None and (before is None or asks(before) != asks(one)):
+                self._change(name)
+            progress = self.world.progress[name]
+            if progress.answers(one) and not progress.moved:
+                self.changes.pop(name, None)
+
+    def move(self, name: str) -> None:
+        """Let the source of a name be seen to change."""
+        progress, one = self.world.progress.get(name), self.asked(name)
+        # What was not fetched yet, or has begun to be, is fetched as it is by then.
+        if progress is not None and (one is None or progress.answers(one)) and not progress.moved:
+            self._change(name)
+        self.world.moved(name, now=self.now)
+
+    def asked(self, name: str) -> Entry | None:
+        """Return what the document says of a name."""
+        return self.documents.entries.get(name) if self.documents is not None else None
+
+    def _change(self, name: str) -> None:
+        first, _ = self.changes.get(name, (self.now, self.now))
+        self.changes[name] = (first, self.now)
 
     def restart_agent(self) -> None:
         """Lose everything that is not in the memory's JSON, the engine or the store."""
         memory = from_json(json.loads(json.dumps(to_json(self.world.memory))))
+        self.changes.clear()
         self.world = World(capabilities=self.capabilities, policy=self.policy, memory=memory)
         if self.documents is not None:
             self.world.desired = self.documents
@@ -114,7 +144,11 @@ class Trial:
 
     def plan(self) -> Plan:
         """Plan now."""
-        return plan(self.view())
+        ahead = plan(self.view())
+        for wait in ahead.waits:
+            if wait.reason is Reason.SPREAD:
+                self._watch_turn(wait)
+        return ahead
 
     def actions(self) -> tuple[Any, ...]:
         """Return the actions of a plan made now; a test knows of what kind they are."""
@@ -192,6 +226,8 @@ class Trial:
                 self._watch_engine_call(action)
             case Evict(revision=one):
                 self._watch_eviction(one)
+            case Fetch(restore=None):
+                self._watch_fetch(action)
             case _:
                 pass
         if isinstance(action, Unload):
@@ -233,6 +269,34 @@ class Trial:
             if all(each.severity is Severity.TRANSIENT for each in failures):
                 return True
         return False
+
+    def _watch_turn(self, wait: Wait) -> None:
+        change = self.changes.get(wait.name)
+        seconds = self.policy.replace_after_seconds
+        if change is None or wait.until is None or wait.until > change[1] + seconds:
+            self.broken.append(f"spread: {wait} is later than this pod's turn")
+
+    def _watch_fetch(self, action: Fetch) -> None:
+        """A replacement begins at this pod's turn; once begun it may be tried again at any time."""
+        name = action.name
+        change = self.changes.pop(name, None)
+        if change is None or self.now >= change[0] + self.policy.replace_after_seconds:
+            return
+        paths = {rank[name] for rank in self.engine.serving if name in rank}
+        number = self.disk.sources.get(action.entry.source)
+        found = revision(name, str(number), kind=self.disk.kind).path
+        whole = all(path in self.disk.whole or not path.startswith(STORE) for path in paths)
+        held = self.world.memory.held.get(name)
+        if held is not None and held.path.startswith(STORE) and held.path not in self.disk.whole:
+            whole = False
+        ours = held is not None and self.disk.whole.get(held.path)
+        back = ours and ours.source == action.entry.source
+        if paths and whole and paths != {found} and not back and not self._is_broken(name):
+            self.broken.append(f"spread: {name} is replaced before this pod's turn")
+
+    def _is_broken(self, name: str) -> bool:
+        progress = self.world.progress.get(name)
+        return name in self.engine.numb or (progress is not None and progress.broken)
 
     def _watch_eviction(self, one: Revision) -> None:
         documents = self.documents

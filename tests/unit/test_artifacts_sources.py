@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.base import Kind
-from sidecar.artifacts.fetch import check_source_allowed, open_source
+from sidecar.artifacts.fetch import SourceOptions, check_source_allowed, open_source
 from sidecar.artifacts.files import Stopped
 from sidecar.artifacts.layout import directory_name
 from sidecar.artifacts.listing import find_kind, refuse_pickles
 from sidecar.artifacts.local import MAX_DEPTH, LocalSource
 from sidecar.artifacts.manifest import FileRecord, content_digest, parse_manifest
+from sidecar.artifacts.workspace import Workspace
 from sidecar.core.inventory import Revision
 from sidecar.errors import (
     FetchFailed,
@@ -30,7 +31,14 @@ from tests.support.loras import entry_for, write_tiny_lora, write_tiny_model
 def _bring(source, target, report=lambda _: None, stop=None):
     target.mkdir()
     source.list()
-    return source.bring(target, report, stop or Event())
+    workspace = Workspace(
+        directory=target,
+        scratch=target.parent,
+        report=report,
+        grow=lambda size: None,
+        stop=stop or Event(),
+    )
+    return source.bring(workspace)
 
 
 # What a source is.
@@ -39,30 +47,29 @@ def _bring(source, target, report=lambda _: None, stop=None):
 @pytest.mark.parametrize(
     "source",
     [
-        "s3://bucket/x",
-        "hf://org/repo",
-        "https://u:pw@host/x.tar?sig=abc",
+        "ftp://u:pw@host/x.tar?sig=abc",
+        "hdfs://namenode/x",
         "file://nas/x",
         "org/repo",
     ],
 )
 def test_other_sources_are_unsupported_and_say_what_works(source):
     with pytest.raises(UnsupportedSource, match="absolute path") as raised:
-        open_source(entry_for(source), ())
+        open_source(entry_for(source), SourceOptions())
     assert "pw" not in str(raised.value)
     assert "abc" not in str(raised.value)
 
 
 def test_a_file_url_is_the_path_it_names(tmp_path):
     write_tiny_lora(tmp_path / "a b%")
-    source = open_source(entry_for(f"file://{quote(str(tmp_path / 'a b%'))}"), ())
+    source = open_source(entry_for(f"file://{quote(str(tmp_path / 'a b%'))}"), SourceOptions())
     assert isinstance(source, LocalSource)
     assert len(source.list().files) == 2
 
 
 def test_a_single_file_is_refused_in_plain_words(tmp_path):
     (tmp_path / "adapter.tar").write_bytes(b"x")
-    with pytest.raises(InvalidArtifact, match="a directory is needed"):
+    with pytest.raises(InvalidArtifact, match="single file"):
         LocalSource(str(tmp_path / "adapter.tar")).list()
 
 
@@ -73,17 +80,19 @@ def test_a_path_that_is_not_there_is_not_found(tmp_path):
 
 @pytest.mark.parametrize("source", ["org/repo", "/nowhere/at/all", "file:///nowhere/at/all"])
 def test_a_passthrough_that_cannot_be_seen_is_passed_on_unverified(source):
-    revision = open_source(entry_for(source, passthrough=True), ())
+    revision = open_source(entry_for(source, passthrough=True), SourceOptions())
     assert isinstance(revision, Revision)
     assert (revision.verified, revision.kind) == (False, Kind.LORA)
     assert revision.path == source.removeprefix("file://")
-    again = open_source(entry_for(source, passthrough=True), ())
+    again = open_source(entry_for(source, passthrough=True), SourceOptions())
     assert isinstance(again, Revision)
     assert again.revision == revision.revision
 
 
 def test_a_passthrough_that_can_be_seen_is_copied_like_others(tmp_path):
-    assert isinstance(open_source(entry_for(tmp_path, passthrough=True), ()), LocalSource)
+    assert isinstance(
+        open_source(entry_for(tmp_path, passthrough=True), SourceOptions()), LocalSource
+    )
 
 
 # What it may hold.
@@ -279,6 +288,11 @@ def test_the_digest_does_not_depend_on_the_order_of_files(files):
         ("https://host/x", "https://host"),
         ("https://u:p@host/x", "https://host"),
         ("hf://org/repo@main", "hf://org"),
+        ("hf://org/repo@main", "hf://org/repo"),
+        ("hf://org/repo:main", "hf://org/repo"),
+        ("hf://org/repo@main/sub", "hf://org/repo@main"),
+        ("oci://registry:5000/team/lora:v1", "oci://registry:5000/team/lora"),
+        ("oci://registry/team/lora@sha256:0a", "oci://registry/team/lora"),
         ("org/repo", "org"),
     ],
 )
@@ -301,6 +315,12 @@ def test_sources_below_a_prefix_are_allowed(source, prefix):
         ("https://host:8443/x", "https://host"),
         ("http://host/x", "https://host"),
         ("https://[host/x", "https://host"),
+        ("hf://org/repo2", "hf://org/repo"),
+        ("hf://org/repo@sub/x", "hf://org/repo/sub"),
+        ("hf://org/repo@v1", "hf://org/repo@v2"),
+        ("oci://registry/team/lora-evil:v1", "oci://registry/team/lora"),
+        ("oci://registry:5000/team/lora", "oci://registry/team/lora"),
+        ("s3://evil@bucket/team/x", "s3://bucket/team"),
         ("org/../other/repo", "org"),
         ("/data/a\0/b", "/data/a"),
     ],
@@ -325,9 +345,12 @@ def test_links_are_resolved_before_comparing(tmp_path):
 @pytest.mark.parametrize("source", ["/a\0b", "file:///a%00b", "a\0b"])
 def test_a_nul_in_a_source_is_refused_and_no_crash(source, passthrough):
     with pytest.raises(UnsupportedSource, match="NUL"):
-        open_source(entry_for(source, passthrough=passthrough), [])
+        open_source(entry_for(source, passthrough=passthrough), SourceOptions())
     with pytest.raises(SourceNotAllowed):
-        open_source(entry_for(source, passthrough=passthrough), ["/", "a", "file:///"])
+        open_source(
+            entry_for(source, passthrough=passthrough),
+            SourceOptions(allowed=("/", "a", "file:///")),
+        )
 
 
 def test_without_prefixes_everything_is_allowed():

@@ -17,6 +17,7 @@ from sidecar.artifacts import store as store_module
 from sidecar.artifacts import threads
 from sidecar.artifacts.bring import fetch_key
 from sidecar.artifacts.disk import Disk
+from sidecar.artifacts.fetch import SourceOptions
 from sidecar.artifacts.local import LocalSource
 from sidecar.artifacts.locks import LockFile
 from sidecar.artifacts.looks import THREADS
@@ -39,7 +40,8 @@ ROOT = Path(__file__).parents[2]
 
 @asynccontextmanager
 async def open_store(root, *, pod_uid="pod-a", max_bytes=None, allowed=()):
-    store = Store(root, max_bytes=max_bytes, pod_uid=pod_uid, allowed=allowed)
+    options = SourceOptions(allowed=tuple(allowed))
+    store = Store(root, max_bytes=max_bytes, pod_uid=pod_uid, options=options)
     await store.open()
     try:
         yield store
@@ -268,7 +270,8 @@ def hanging(monkeypatch):
         return listing(source)
 
     monkeypatch.setattr(LocalSource, "list", hang)
-    monkeypatch.setattr(store_module, "LOOK_SECONDS", 0.1)
+    # Under load a healthy look takes more than a tenth of it.
+    monkeypatch.setattr(store_module, "LOOK_SECONDS", 0.5)
     monkeypatch.setattr(store_module, "FIND_SECONDS", 0.1)
     monkeypatch.setattr(threads, "STOP_GRACE_SECONDS", 0.01)
     hanging = SimpleNamespace(add=lambda path: paths.add(str(path)), back=back)
@@ -413,10 +416,10 @@ async def test_what_a_killed_agent_left_is_collected_and_never_seen(tmp_path):
 
 
 async def test_what_a_living_agent_is_staging_is_left_alone(tmp_path):
-    with Disk(tmp_path / "store", "pod-a").staging() as area:
+    with Disk(tmp_path / "store", "pod-a").areas.fresh() as area:
         async with open_store(tmp_path / "store", pod_uid="pod-b"):
-            assert area.is_dir()
-    assert not area.exists()
+            assert area.path.is_dir()
+    assert not area.path.exists()
 
 
 @pytest.mark.parametrize("damage", ["truncated", "file gone", "marker gone", "marker damaged"])
@@ -663,7 +666,7 @@ async def test_one_pod_fetches_while_the_other_waits_and_finds_it(tmp_path):
             shutil.copytree(tmp_path / "elsewhere" / "lora", tmp_path / "store" / "lora")
         found = await waiting
         assert found.revision == fetched.revision
-        assert seen == []
+        assert seen == [(0, found.bytes)]
 
 
 def test_locks_are_shared_or_exclusive_and_die_with_their_file(tmp_path):

@@ -14,14 +14,18 @@ from adapters.base import EngineOptions, Kind, Target
 from adapters.fake import FakeEngine, FakeServer, vllm_app
 from adapters.vllm import VllmAdapter
 from sidecar.artifacts.disk import Disk
+from sidecar.artifacts.fetch import SourceOptions, open_source
 from sidecar.artifacts.memory import MemoryFile
 from sidecar.artifacts.store import Store
 from sidecar.cli import main
 from sidecar.commands.foresight import UNKNOWN, Foresight
 from sidecar.commands.plan import foresee
 from sidecar.commands.plan_words import as_json, as_lines, exit_code
+from sidecar.core.inventory import Revision
 from sidecar.core.memory import Memory, Owned, to_json
+from sidecar.errors import NotFound
 from sidecar.settings import Settings
+from tests.support.faulty import FaultyServer
 from tests.support.loras import entry_for, write_tiny_lora, write_tiny_model
 
 POD = "pod-a"
@@ -299,41 +303,57 @@ async def test_memory_that_cannot_be_used_is_reported(rig):
     assert f"{POD}.json cannot be used" in scene.troubles[0]
 
 
-class Far:
-    """A source that only a fetch can ask."""
-
-    def list(self):
-        raise AssertionError("a plan asks nobody far away")
-
-    def bring(self, *_):
-        raise AssertionError("a plan fetches nothing")
+@pytest.fixture
+def far():
+    with FaultyServer() as server:
+        server.put("/sql.tar", b"what only a fetch reads")
+        yield server
 
 
-async def far_sight(rig, held, likely=None, **fields):
-    fields = {"source": "s3://bucket/sql?signature=x"} | fields
+async def far_sight(rig, far, held, likely=None, **fields):
+    fields = {"source": f"{far.url}/sql.tar?signature=x"} | fields
     entry = entry_for(fields.pop("source"), "sql", **fields)
-    return Foresight(rig.store, held, lambda _: Far()).find(entry, likely)
+    options = SourceOptions(allowed=(far.url,))
+    sight = await asyncio.to_thread(Foresight(rig.store, held, options).find, entry, likely)
+    assert sum(seen.sent for seen in far.seen) == 0
+    return sight
 
 
-async def test_source_far_away_is_taken_to_hold_what_came_from_it_last(rig):
+async def test_source_far_away_that_looks_as_it_did_holds_what_came_from_it(rig, far):
     await rig.fetch(rig.lora("sql"), "sql")
     (held,) = Disk(rig.store, POD).read_name("sql")
-    held = replace(held, manifest=replace(held.manifest, source="s3://bucket/sql?signature=***"))
-    sight = await far_sight(rig, {"sql": (held,)})
+    entry = entry_for(f"{far.url}/sql.tar", "sql")
+    look = open_source(entry, SourceOptions(allowed=(far.url,)))
+    assert not isinstance(look, Revision)
+    listing = await asyncio.to_thread(look.list)
+    look.close()
+    source = f"{far.url}/sql.tar?signature=***"
+    held = replace(
+        held,
+        manifest=replace(held.manifest, source=source, source_signature=listing.signature),
+    )
+    sight = await far_sight(rig, far, {"sql": (held,)})
     assert (sight.revision, sight.is_new) == (held.revision, False)
-    moved = await far_sight(rig, {"sql": (held,)}, Kind.LORA, source="s3://bucket/sql-2")
+    far.put("/sql.tar", b"something else by now")
+    moved = await far_sight(rig, far, {"sql": (held,)}, Kind.LORA)
     assert (moved.is_new, moved.revision.revision) == (True, f"({UNKNOWN})")
+    assert moved.revision.bytes == len(b"something else by now")
 
 
-async def test_source_far_away_is_known_by_its_pin(rig):
+async def test_source_far_away_is_known_by_its_pin(rig, far):
     digest = "sha256:" + 64 * "a"
-    sight = await far_sight(rig, {}, kind=Kind.MODEL, digest=digest)
+    sight = await far_sight(rig, far, {}, kind=Kind.MODEL, digest=digest)
     assert (sight.revision.kind, sight.revision.digest) == (Kind.MODEL, digest)
     assert digest.removeprefix("sha256:").startswith(sight.revision.revision)
 
 
-async def test_source_far_away_whose_kind_nobody_knows_leaves_the_end_open(rig):
-    assert await far_sight(rig, {}) is None
+async def test_source_far_away_whose_kind_nobody_knows_leaves_the_end_open(rig, far):
+    assert await far_sight(rig, far, {}) is None
+
+
+async def test_source_far_away_that_is_not_there_is_said_so(rig, far):
+    with pytest.raises(NotFound):
+        await far_sight(rig, far, {}, source=f"{far.url}/gone.tar")
 
 
 async def test_scheme_that_is_not_fetched_is_said_so_and_hides_no_other(rig):

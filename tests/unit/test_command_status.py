@@ -18,8 +18,8 @@ from rich.console import Console
 
 from adapters.base import Kind
 from sidecar.cli import main
-from sidecar.commands.live import Rates, render
-from sidecar.commands.table import HEADINGS, age, head_lines, rows, size, table_lines
+from sidecar.commands.live import render
+from sidecar.commands.table import HEADINGS, age, head_lines, rows, table_lines
 from sidecar.core.status import (
     DocumentStatus,
     EngineCondition,
@@ -145,19 +145,42 @@ def test_pod_without_a_document_says_so():
 
 def test_row_tells_progress_reason_and_the_next_attempt():
     answer = recorded(
-        target("a", State.FETCHING, bytes=512 << 20, total_bytes=2 << 30, since=NOW - 7),
+        target(
+            "a",
+            State.FETCHING,
+            bytes=512 << 20,
+            total_bytes=2 << 30,
+            bytes_per_second=64 << 20,
+            since=NOW - 7,
+        ),
         target("b", State.FAILED, reason="FetchFailed", message="403", retry_at=NOW + 30),
         target("c", desired=False),
     )
-    first, second, third = rows(answer, NOW, {"a": 64 << 20})
-    assert first[5:] == ("7s", "512.0 MiB of 2.0 GiB 25% 64.0 MiB/s", "")
+    first, second, third = rows(answer, NOW)
+    assert first[5:] == ("7s", "25 % 512.0 MiB of 2.0 GiB, 64.0 MiB/s", "")
     assert second[2] == "failed"
     assert second[7] == "FetchFailed: 403 (again in 30s)"
     assert third[4] == "not desired"
 
 
+@pytest.mark.parametrize(
+    ("state", "fields", "shown"),
+    [
+        (State.FETCHING, {}, "0 B"),
+        (State.FETCHING, {"bytes": 5, "bytes_per_second": 0.0}, "5 B, 0 B/s"),
+        (State.RESIDENT, {"bytes": 2048}, "2.0 KiB"),
+        (State.RESIDENT, {}, "-"),
+        (State.RESIDENT, {"bytes": 1, "total_bytes": 4}, "fetching 25 % 1 B of 4 B"),
+        (State.RESIDENT, {"bytes": 1, "bytes_per_second": 2.0}, "fetching 1 B, 2 B/s"),
+    ],
+)
+def test_progress_is_told_of_what_is_fetched_whatever_serves_meanwhile(state, fields, shown):
+    ((*_, progress, _),) = rows(recorded(target("a", state, **fields)), NOW)
+    assert progress == shown
+
+
 def test_columns_are_aligned():
-    lines = table_lines(rows(recorded(target("a"), target("a-longer-name")), NOW, {}))
+    lines = table_lines(rows(recorded(target("a"), target("a-longer-name")), NOW))
     assert len({line.index("lora") for line in lines[1:]} | {lines[0].index("KIND")}) == 1
 
 
@@ -167,20 +190,6 @@ def test_columns_are_aligned():
 )
 def test_ages(seconds, shown):
     assert age(seconds) == shown
-
-
-@pytest.mark.parametrize(
-    ("number", "shown"),
-    [
-        (0, "0 B"),
-        (1023, "1023 B"),
-        (1024, "1.0 KiB"),
-        (1 << 20, "1.0 MiB"),
-        (5 << 50, "5120.0 TiB"),
-    ],
-)
-def test_sizes(number, shown):
-    assert size(number) == shown
 
 
 def test_json_is_what_the_agent_said(capsys):
@@ -201,7 +210,7 @@ def test_nothing_that_the_agent_says_steers_the_terminal(capsys):
         _, lines, _ = status(capsys, "--url", url)
         console = Console(width=200, record=True, force_terminal=True)
         with console.capture() as shown:
-            console.print(render(answer, NOW, {}, bad))
+            console.print(render(answer, NOW, bad))
     assert all(line.isprintable() for line in lines)
     assert "\x07" not in shown.get()
     assert "\x1b]" not in shown.get()
@@ -291,15 +300,6 @@ def test_proxies_of_the_environment_are_not_used(capsys, monkeypatch):
     monkeypatch.delenv("no_proxy", raising=False)
     with served(lambda _: recorded()) as url:
         assert status(capsys, "--url", url)[0] == 0
-
-
-def test_rates_are_of_fetches_between_two_looks():
-    rates = Rates()
-    first = recorded(target("a", State.FETCHING, bytes=100), target("b", bytes=5))
-    assert rates.follow(first, 10.0) == {}
-    second = recorded(target("a", State.FETCHING, bytes=300), target("b", State.FETCHING, bytes=9))
-    assert rates.follow(second, 12.0) == {"a": 100.0}
-    assert rates.follow(recorded(target("a")), 13.0) == {}
 
 
 def test_terminal_shows_a_live_table_until_ctrl_c():

@@ -20,6 +20,11 @@ from tests.support.simulated import STORE, TRITON, VLLM, entry, revision
 pytestmark = pytest.mark.looptime
 
 
+async def pause(seconds: float) -> None:
+    """Let the fake clock go on."""
+    await asyncio.wait([asyncio.create_task(asyncio.Event().wait())], timeout=seconds)
+
+
 async def test_a_long_load_holds_up_nobody_else():
     agent = Loop(VLLM)
     long = agent.scripted.hold("load", "slow")
@@ -358,6 +363,79 @@ async def test_a_slow_fetch_that_reports_goes_on():
         gate.set()
         await agent.converge()
         assert agent.calls.count(("fetch", "a")) == 1
+
+
+async def test_a_fetch_that_reports_the_same_bytes_was_heard_of():
+    agent = Loop(VLLM)
+    gate = agent.scripted.hold("fetch", "a")
+    async with agent.running():
+        agent.ask("a")
+        await agent.wait(lambda _: ("fetch", "a") in agent.calls)
+        for _ in range(3):
+            await pause(STALL_SECONDS - 1)
+            agent.scripted.reports["a"](50, 100)
+        gate.set()
+        await agent.converge()
+        assert agent.calls.count(("fetch", "a")) == 1
+
+
+async def test_progress_and_rate_are_told_a_few_times_a_second_however_often_they_are_heard():
+    agent = Loop(VLLM)
+    gate = agent.scripted.hold("fetch", "a")
+    async with agent.running():
+        agent.ask("a")
+        await agent.wait(lambda _: ("fetch", "a") in agent.calls)
+        told: list[tuple[int, float | None]] = []
+
+        async def follow() -> None:
+            while True:
+                await agent.board.wait_changed(60.0)
+                one = agent.board.status.targets["a"]
+                told.append((one.bytes, one.bytes_per_second))
+
+        following = asyncio.create_task(follow())
+        for done in range(0, 1_000_000, 1000):
+            agent.scripted.reports["a"](done, 1_000_000)
+            await pause(0.01)
+        following.cancel()
+        assert 20 <= len(told) <= 40
+        assert told[-1][1] == pytest.approx(100_000, rel=0.05)
+        gate.set()
+        await agent.converge()
+        assert agent.board.status.targets["a"].bytes_per_second is None
+
+
+async def test_the_sentence_tells_how_far_a_fetch_has_come_and_the_log_does_not(caplog):
+    caplog.set_level("INFO")
+    agent = Loop(VLLM)
+    gate = agent.scripted.hold("fetch", "a")
+    async with agent.running():
+        agent.ask("a")
+        await agent.wait(lambda one: "fetching a (50 % 50 B of 100 B)" in one.cycle)
+        agent.scripted.reports["a"](60, 100)
+        await agent.wait(lambda one: "fetching a (60 % 60 B of 100 B)" in one.cycle)
+        agent.scripted.reports["a"](70, None)
+        await agent.wait(lambda one: "fetching a (70 B)" in one.cycle)
+        gate.set()
+        await agent.converge()
+    assert len([one for one in caplog.messages if "fetching a" in one]) == 1
+
+
+async def test_a_replacement_begins_at_the_pods_turn_and_meanwhile_all_else_goes_on():
+    agent = Loop(VLLM, policy=Policy(store_root=STORE, replace_after_seconds=20.0))
+    async with agent.running():
+        agent.ask("a")
+        await agent.converge()
+        edited_at = asyncio.get_running_loop().time()
+        agent.disk.sources["s3://a/v2"] = "v2"
+        agent.offer("models:\n- {name: a, source: 's3://a/v2'}\n- {name: b, source: 's3://a/v1'}\n")
+        status = await agent.wait(lambda _: agent.engine.names() == {"a", "b"}, timeout=5.0)
+        status = await agent.wait(lambda one: one.targets["a"].reason == Reason.SPREAD)
+        assert not status.converged
+        assert status.targets["a"].state is State.RESIDENT
+        await agent.converge()
+        assert asyncio.get_running_loop().time() - edited_at == pytest.approx(20.0, abs=0.5)
+        assert agent.engine.serving[0]["a"] == revision("a", "v2").path
 
 
 async def test_a_late_report_of_a_cancelled_fetch_is_not_listened_to():

@@ -9,7 +9,8 @@ import pytest
 
 from sidecar.core.desired import Desired
 from sidecar.core.memory import Held, Owned
-from tests.support.simulated import TRITON, VLLM, document, entry, kind_of, revision
+from sidecar.core.view import Policy
+from tests.support.simulated import STORE, TRITON, VLLM, document, entry, kind_of, revision
 from tests.support.world import Mode, Trial
 
 ENGINES = {"vllm": (VLLM, 1), "vllm-ranks": (VLLM, 2), "triton": (TRITON, 1)}
@@ -157,5 +158,66 @@ def test_another_document_after_any_prefix_converges(engine):
             trial.apply_all(trial.actions()[:length])
             trial.accept(document_of(replace(start, asked=next_asked)))
             trial.disk.sources["s3://a"] = "v1"
-            trial.world.moved("a")
+            trial.move("a")
             assert_settled(trial, start)
+
+
+def disturb(trial: Trial, what: str) -> None:
+    """Let something happen between two steps of a replacement."""
+    match what:
+        case "agent restarted":
+            trial.restart_agent()
+        case "engine restarted":
+            trial.restart_engine()
+        case "edited back":
+            trial.accept(document(entry("a"), entry("b")))
+        case "edited on":
+            trial.disk.sources["s3://third"] = "v3"
+            trial.accept(document(entry("a", "s3://third"), entry("b")))
+        case "moved on":
+            trial.disk.sources |= dict.fromkeys(("s3://a", "s3://other"), "v3")
+            trial.move("a")
+        case "files vanished":
+            trial.disk.whole.pop(revision("a", "v1", kind=trial.disk.kind).path, None)
+
+
+WINDOW_SECONDS = 50.0
+DISTURBANCES = (
+    "nothing",
+    "agent restarted",
+    "engine restarted",
+    "edited back",
+    "edited on",
+    "moved on",
+    "files vanished",
+)
+
+
+@pytest.mark.parametrize("change", ["edited", "moved"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_replacement_that_has_its_turn_is_interrupted_anywhere(engine, change):
+    capabilities, ranks = ENGINES[engine]
+    cases = itertools.product(DISTURBANCES, (10.0, 60.0), range(4), Mode)
+    for what, pause, length, mode in cases:
+        policy = Policy(store_root=STORE, replace_after_seconds=WINDOW_SECONDS)
+        trial = Trial(capabilities, ranks=ranks, policy=policy)
+        trial.disk.sources = {"s3://a": "v1", "s3://b": "v1", "s3://other": "v2"}
+        trial.accept(document(entry("a"), entry("b")))
+        trial.settle()
+        if change == "edited":
+            trial.accept(document(entry("a", "s3://other"), entry("b")))
+        else:
+            trial.disk.sources["s3://a"] = "v2"
+            trial.move("a")
+        began = trial.now
+        trial.now += pause
+        for _ in range(length):
+            trial.look()
+            for one in trial.actions()[:1]:
+                trial.apply(one, mode)
+        disturb(trial, what)
+        trial.settle()
+        assert not trial.broken, (what, pause, length, mode)
+        assert not trial.held_as_desired(), (what, pause, length, mode)
+        slack = 700.0 if mode is Mode.REJECTED else 100.0
+        assert trial.now <= began + pause + WINDOW_SECONDS + slack, (what, pause, length, mode)

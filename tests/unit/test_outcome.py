@@ -11,7 +11,7 @@ from sidecar.core.actions import Check, Evict, Fetch, Load, Unload, Warm
 from sidecar.core.backoff import Basis
 from sidecar.core.memory import Held, Memory, Owned
 from sidecar.core.outcome import Done, Effect, after, is_unknown
-from sidecar.core.progress import Progress, Stage, asks, for_entry
+from sidecar.core.progress import Progress, Stage, asks, for_entry, tries
 from tests.support.simulated import BUSY, REJECTED, TIMEOUT, entry, failure, lora, revision
 
 A = entry("a")
@@ -19,7 +19,7 @@ V1, V2 = revision("a"), revision("a", "v2")
 TARGET = Target(name="a", kind=Kind.LORA, parameters={"p": 1})
 BASIS = Basis(generation=1, incarnation=2, freed=3)
 FETCH = Fetch(name="a", entry=A)
-KNOWN = Progress(about=asks(A), asked=asks(A), revision=V1)
+KNOWN = Progress(about=tries(A), asked=asks(A), revision=V1)
 ENGINE_ACTIONS = [
     Load(name="a", target=TARGET, revision=V1),
     Unload(name="a", target=TARGET),
@@ -47,9 +47,25 @@ LOAD = Load(name="a", target=TARGET, revision=V1)
 CHECK = Check(name="a", entry=A, revision=V1)
 
 
+def test_other_credentials_are_worth_a_fetch_at_once_and_no_load():
+    before = failing(FETCH, before=failing(LOAD), outcome=failure())
+    mended = for_entry(replace(before, unseen="403"), entry("a", credentials="team-a"))
+    assert (mended.fetch_attempt, mended.unseen) == (None, "")
+    assert mended.attempt == before.attempt is not None
+    assert for_entry(mended, entry("a", credentials="team-a")) is mended
+
+
+def test_a_fetch_has_seen_the_source_unless_it_put_something_back():
+    unseen = effect(replace(KNOWN, unseen="403", due_at=40.0))
+    seen = take(unseen, FETCH, Done(revision=V1)).progress
+    assert (seen.unseen, seen.due_at) == ("", 0.0)
+    restored = take(unseen, replace(FETCH, restore=V1), Done(revision=V1)).progress
+    assert (restored.unseen, restored.due_at) == ("403", 40.0)
+
+
 def test_a_fetch_answers_what_was_asked():
     progress = take(effect(Progress(moved=2)), replace(FETCH, moves=2), Done(revision=V1)).progress
-    assert progress == Progress(about=asks(A), asked=asks(A), revision=V1)
+    assert progress == replace(KNOWN, fetched_at=50.0)
 
 
 def test_other_bytes_are_worth_a_try_at_once_and_the_same_ones_are_not():
@@ -198,7 +214,7 @@ def test_a_failure_is_about_what_was_asked_when_it_began():
     other = entry("a", "s3://other")
     for action in (FETCH, CHECK):
         late = failing(action, before=for_entry(KNOWN, other))
-        assert late.about == asks(A)
+        assert late.about == tries(A)
         assert not for_entry(late, other).failures
 
 
@@ -206,4 +222,4 @@ def test_asking_for_other_bytes_starts_anew_and_for_the_same_ones_does_not():
     progress = failing(FETCH, LOAD)
     assert for_entry(progress, A) is progress
     assert not for_entry(progress, entry("a", digest="sha256:1")).failures
-    assert for_entry(None, A) == Progress(about=asks(A))
+    assert for_entry(None, A) == Progress(about=tries(A))

@@ -63,7 +63,7 @@ def test_an_engine_asleep_gets_no_loads_and_shows_no_drift():
 def test_a_replacement_is_here_and_checked_before_the_old_one_goes():
     trial = trial_of(entry("a"))
     trial.disk.sources["s3://a"] = "v2"
-    trial.world.moved("a")
+    trial.move("a")
     assert kinds(trial.actions()) == [Fetch]
     trial.apply(trial.actions()[0])
     check, unload, load = trial.actions()
@@ -75,7 +75,7 @@ def test_a_replacement_is_here_and_checked_before_the_old_one_goes():
 def test_an_engine_that_swaps_in_place_is_not_asked_to_unload():
     trial = trial_of(entry("a"), capabilities=TRITON)
     trial.disk.sources["s3://a"] = "v2"
-    trial.world.moved("a")
+    trial.move("a")
     trial.apply(trial.actions()[0])
     assert kinds(trial.actions()) == [Check, Load]
 
@@ -186,7 +186,7 @@ def test_a_whole_waits_for_its_parts():
     assert wait_of(trial).message == "its parts must be resident first: part, other"
     trial.disk.parts = {"a": ("part",)}
     trial.disk.sources |= {"s3://part": "v1", "s3://a": "v2"}
-    trial.world.moved("a")
+    trial.move("a")
     trial.settle()
     assert not trial.held_as_desired()
 
@@ -229,7 +229,7 @@ def test_when_the_new_one_fails_the_old_one_is_loaded_again_with_its_own_paramet
     trial.disk.sources["s3://a"] = "v2"
     trial.engine.refuses = {revision("a", "v2").path}
     trial.accept(document(entry("a", parameters={"x": 2})))
-    trial.world.moved("a")
+    trial.move("a")
     for _ in range(2):
         trial.apply_all(trial.actions())
     (fallback,) = trial.actions()
@@ -258,7 +258,7 @@ def test_what_served_before_and_is_what_failed_is_no_fallback():
 def test_a_restarted_engine_is_healed_from_disk_while_the_source_fails():
     trial = trial_of(entry("a"))
     trial.disk.sources.clear()
-    trial.world.moved("a")
+    trial.move("a")
     trial.apply_all(trial.actions())
     trial.restart_engine()
     trial.look()
@@ -284,7 +284,7 @@ def test_both_restarted_and_the_source_away_heals_from_disk_before_it_asks(capab
 def test_a_source_that_fails_does_not_hold_up_the_proof_after_sleep():
     trial = trial_of(entry("a"))
     trial.disk.sources.clear()
-    trial.world.moved("a")
+    trial.move("a")
     trial.apply_all(trial.actions())
     trial.engine.asleep = True
     trial.look()
@@ -315,6 +315,72 @@ def test_another_source_does_not_put_back_what_it_never_held():
     assert trial.actions() == (Fetch(name="a", entry=other),)
     trial.settle()
     assert not trial.held_as_desired()
+
+
+# What was refused and may be mended where nobody looks.
+
+
+def refused(stage: str, **entry_changes) -> Trial:
+    """Return a trial whose first revision was refused by a check or by the engine."""
+    trial = trial_of(entry("a", **entry_changes), settle=False)
+    trial.apply(trial.actions()[0])
+    check, load, *_ = trial.actions()
+    if stage == "load":
+        trial.apply(check)
+    trial.apply(check if stage == "check" else load, Mode.REJECTED)
+    trial.look()
+    return trial
+
+
+def until_of(trial: Trial) -> float:
+    """Return until when ``a`` waits."""
+    until = wait_of(trial).until
+    assert until is not None
+    return until
+
+
+@pytest.mark.parametrize("stage", ["check", "load"])
+def test_a_refused_artifact_is_looked_for_at_its_source_before_it_is_tried_again(stage):
+    trial = refused(stage)
+    assert not trial.plan()
+    trial.now = until_of(trial)
+    assert kinds(trial.actions()) == [Fetch]
+    trial.disk.sources["s3://a"] = "v2"
+    trial.settle()
+    assert not trial.held_as_desired()
+
+
+def test_an_artifact_that_is_still_the_same_is_looked_for_once_and_tried_again():
+    trial = refused("load")
+    trial.now = until_of(trial)
+    trial.apply(trial.actions()[0])
+    assert kinds(trial.actions()) == [Load]
+    trial.apply(trial.actions()[-1], Mode.REJECTED)
+    trial.look()
+    assert until_of(trial) == pytest.approx(trial.now + 300.0)
+
+
+def test_a_source_that_fails_then_does_not_keep_what_is_here_from_another_try():
+    trial = refused("load")
+    trial.now = until_of(trial)
+    trial.apply(trial.actions()[0], Mode.TRANSIENT)
+    assert kinds(trial.actions()) == [Load]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"digest": "sha256:v1"}, {"refresh_seconds": 60.0}], ids=["pinned", "refreshed"]
+)
+def test_a_source_that_cannot_help_or_that_others_look_at_is_not_asked_again(changes):
+    trial = refused("load", **changes)
+    trial.now = until_of(trial)
+    assert kinds(trial.actions()) == [Load]
+
+
+def test_what_is_tried_again_before_its_time_is_not_looked_for():
+    trial = refused("load")
+    trial.restart_engine()
+    trial.look()
+    assert kinds(trial.actions()) == [Check, Load]
 
 
 # Plain questions.
@@ -404,7 +470,7 @@ def refused_replacement(*others, **options) -> Trial:
     refuses = engine.last_refuses if engine.ranks > 1 else engine.refuses
     refuses.add(revision("a", "v2", kind=trial.disk.kind).path)
     trial.disk.sources["s3://a"] = "v2"
-    trial.world.moved("a")
+    trial.move("a")
     calm(trial)
     return trial
 
@@ -455,7 +521,7 @@ def test_a_refused_replacement_is_tried_again_for_its_own_sake(why):
         trial.now += 331.0
     else:
         trial.disk.sources["s3://a"] = "v3"
-        trial.world.moved("a")
+        trial.move("a")
     calm(trial)
     assert not trial.held_as_desired()
 

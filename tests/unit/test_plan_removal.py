@@ -170,7 +170,7 @@ def test_a_retired_revision_stays_for_its_time_or_until_the_engine_restarts():
     for restart in (False, True):
         trial = trial_of(entry("a"), entry("b"))
         trial.disk.sources["s3://a"] = "v2"
-        trial.world.moved("a")
+        trial.move("a")
         trial.settle(rounds=3)
         assert not evicted(trial)
         if restart:
@@ -222,7 +222,7 @@ def test_until_its_source_was_seen_any_revision_may_be_the_desired_one():
 
 def test_what_a_moved_source_may_hold_by_now_stays():
     trial = trial_of(entry("a"))
-    trial.world.moved("a")
+    trial.move("a")
     trial.disk.make("a", "v2")
     assert not evicted(trial)
 

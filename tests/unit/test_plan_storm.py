@@ -33,12 +33,22 @@ class Storm(RuleBasedStateMachine):
 
     trial: Trial
 
-    @initialize(engine=st.sampled_from(sorted(ENGINES)), capacity=st.sampled_from([None, None, 4]))
-    def begin(self, engine, capacity):
+    @initialize(
+        engine=st.sampled_from(sorted(ENGINES)),
+        capacity=st.sampled_from([None, None, 4]),
+        replace_after_seconds=st.sampled_from([0.0, 60.0]),
+    )
+    def begin(self, engine, capacity, replace_after_seconds):
         capabilities, ranks = ENGINES[engine]
-        policy = Policy(store_root=STORE, retain_seconds=100.0)
+        policy = Policy(
+            store_root=STORE,
+            retain_seconds=100.0,
+            replace_after_seconds=replace_after_seconds,
+        )
         self.trial = Trial(capabilities, ranks=ranks, capacity=capacity, policy=policy)
-        self.trial.disk.sources = {f"s3://{name}": "v1" for name in NAMES}
+        self.trial.disk.sources = {
+            f"s3://{name}{other}": "v1" for name in NAMES for other in ("", "/other")
+        }
         for rank in self.trial.engine.serving:
             rank["stranger"] = FOREIGN
         self.trial.strangers = frozenset({"stranger"})
@@ -50,6 +60,7 @@ class Storm(RuleBasedStateMachine):
         other=st.none()
         | st.tuples(st.sampled_from(NAMES), st.sampled_from(["undecided", "absent"])),
         incomplete=st.sampled_from([False, False, True]),
+        source=st.sampled_from(["", "", "/other"]),
         parameter=st.sampled_from([None, 1]),
         drop_out=st.sampled_from([DropOut.UNLOAD, DropOut.UNLOAD, DropOut.KEEP]),
         pinned=st.booleans(),
@@ -57,13 +68,14 @@ class Storm(RuleBasedStateMachine):
         grace=st.sampled_from([0.0, 30.0]),
     )
     def write_a_document(
-        self, listed, other, incomplete, parameter, drop_out, pinned, warmup, grace
+        self, listed, other, incomplete, source, parameter, drop_out, pinned, warmup, grace
     ):
         if other is not None:
             listed = listed - {other[0]}
         entries = [
             entry(
                 name,
+                f"s3://{name}{source}",
                 parameters={"p": parameter} if parameter else None,
                 drop_out=drop_out,
                 pinned=pinned,
@@ -119,8 +131,9 @@ class Storm(RuleBasedStateMachine):
         trial = self.trial
         match what:
             case "source moved":
-                trial.disk.sources[f"s3://{name}"] = number
-                trial.world.moved(name)
+                asked = trial.asked(name)
+                trial.disk.sources[asked.source if asked else f"s3://{name}"] = number
+                trial.move(name)
             case "time passed":
                 trial.now += seconds
             case "engine restarted":

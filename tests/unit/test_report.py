@@ -37,6 +37,7 @@ CHECK = Check(name="a", entry=entry("a"), revision=revision("a"))
 WARM = Warm(name="a", target=Target(name="a", kind=Kind.LORA), path="/store/lora/a/v1")
 EVICT = Evict(name="a", revision=revision("a"))
 WAITS = Wait(name="b", reason=Reason.ACCESS_DENIED, message="fetch failed: 403", until=130.0)
+TURN = Wait(name="b", reason=Reason.SPREAD, message="the pods begin in turn", until=130.0)
 HELD_UP = Wait(name="e", reason=Reason.OVER_CAPACITY, message="the engine is full")
 
 
@@ -72,6 +73,18 @@ HELD_UP = Wait(name="e", reason=Reason.OVER_CAPACITY, message="the engine is ful
             "generation 7: 2 steps failed",
         ),
         (Cycle(generation=7, running=(fetch("a"),)), "generation 7: fetching a"),
+        (
+            Cycle(generation=7, running=(fetch("a"),), brought=(512 << 20, 2 << 30)),
+            "generation 7: fetching a (25 % 512.0 MiB of 2.0 GiB)",
+        ),
+        (
+            Cycle(generation=7, running=(fetch("a"), load("b")), brought=(512 << 20, None)),
+            "generation 7: 2 targets under way (512.0 MiB)",
+        ),
+        (
+            Cycle(generation=7, waits=(TURN,), targets=2, now=100.0),
+            "generation 7: 1 of 2 waits (b: the pods begin in turn, due in 30 s)",
+        ),
         (Cycle(generation=7, running=(load("a"), load("b"))), "generation 7: 2 targets under way"),
         (
             Cycle(generation=7, waits=(HELD_UP, WAITS), targets=2, now=200.0),

@@ -13,7 +13,7 @@ from sidecar.core.memory import Latch
 from sidecar.core.outcome import Done
 from sidecar.core.readiness import Came
 from sidecar.core.status import Reason, State
-from sidecar.core.targets import Context, Underway, came, is_failing, target_statuses
+from sidecar.core.targets import Context, Underway, brought, came, is_failing, target_statuses
 from tests.support.simulated import TRITON, VLLM, document, entry, lora, revision
 from tests.support.world import Mode, Trial
 
@@ -136,7 +136,7 @@ def test_a_refused_warm_up_of_what_is_resident_is_told():
 
 def test_the_old_revision_serves_and_the_new_ones_failure_is_told():
     trial = trial_of(A)
-    trial.world.moved("a")
+    trial.move("a")
     trial.apply(FETCH, Mode.TRANSIENT)
     one = status(trial)
     assert (one.state, one.revision, one.reason) == (State.RESIDENT, "v1", "EngineRejected")
@@ -232,6 +232,65 @@ def test_a_name_without_files_or_residence_has_the_kind_that_the_document_says()
     assert status(trial_of(entry("a", kind=Kind.MODEL), settle=False)).kind is Kind.MODEL
 
 
+def test_a_source_that_cannot_be_looked_at_is_told_beside_what_serves():
+    trial = trial_of(A)
+    trial.world.looked("a", "403 from s3://a: no credentials found")
+    one = status(trial)
+    assert (one.state, one.reason, one.converged) == (State.RESIDENT, "", True)
+    assert one.message == (
+        "its source cannot be looked at for changes: 403 from s3://a: no credentials found"
+    )
+    assert not is_failing(one)
+    trial.world.looked("a", "")
+    assert status(trial).message == ""
+
+
+def test_a_failure_is_told_before_a_source_that_cannot_be_looked_at():
+    trial = trial_of(A, settle=False)
+    trial.apply(FETCH, Mode.TRANSIENT)
+    trial.world.looked("a", "403")
+    one = status(trial)
+    assert (one.reason, one.message) == ("EngineRejected", "it failed: EngineRejected")
+
+
+# How fast it comes.
+
+
+def fetched(trial: Trial, *heard: tuple[float, int, int | None]) -> Underway:
+    """Return a fetch of which this was heard: seconds from now, bytes, bytes in all."""
+    under = Underway(action=FETCH)
+    for later, done, total in heard:
+        under = under.heard(done, total, trial.now + later)
+    return under
+
+
+def test_the_rate_of_a_fetch_is_told_until_the_moment_it_is_asked_for():
+    trial = trial_of(A, settle=False)
+    under = fetched(trial, (0.0, 0, 9000), (2.0, 3000, 9000))
+    rates = []
+    for seconds in (2.0, 1.0):
+        trial.now += seconds
+        one = target_statuses(Context(view=trial.view(), underway={"a": under}), ())["a"]
+        rates.append(one.bytes_per_second)
+    assert (one.state, one.bytes, one.total_bytes) == (State.FETCHING, 3000, 9000)
+    assert rates == [1500, 1000]
+
+
+def test_a_fetch_of_which_nothing_was_heard_has_no_rate():
+    trial = trial_of(A, settle=False)
+    assert status(trial, FETCH).bytes_per_second is None
+    assert status(trial).bytes_per_second is None
+
+
+def test_fetches_are_summed_up_and_in_all_only_where_each_has_a_total():
+    trial = trial_of(A, settle=False)
+    one = fetched(trial, (0.0, 3, 10))
+    assert brought([Underway(action=FETCH)]) is None
+    assert brought([one, Underway(action=LOAD)]) == (3, 10)
+    assert brought([one, one]) == (6, 20)
+    assert brought([one, fetched(trial, (0.0, 4, None))]) == (7, None)
+
+
 # How far readiness thinks they came.
 
 
@@ -242,7 +301,7 @@ def came_to(trial: Trial, one=A) -> Came:
 def test_what_is_resident_came_whatever_its_revision():
     trial = trial_of(A)
     trial.disk.sources["s3://a"] = "v2"
-    trial.world.moved("a")
+    trial.move("a")
     assert came_to(trial) is Came.RESIDENT
 
 
@@ -310,7 +369,7 @@ def test_what_answers_although_its_link_leads_elsewhere_is_what_was_held():
     trial.disk.sources["s3://a"] = "v2"
     # The agent was killed between the swap of the link and the load; then the load was refused.
     trial.engine.links["a"] = new.path
-    trial.world.moved("a")
+    trial.move("a")
     trial.apply(trial.actions()[0])
     trial.look()
     trial.apply(trial.actions()[-1], Mode.REJECTED)

@@ -135,7 +135,7 @@ def test_both_restarts_at_once_are_an_engine_restart():
 def test_after_an_unknown_outcome_comes_a_look(outcome):
     trial = settled(VLLM, "a")
     trial.disk.sources["s3://a"] = "v2"
-    trial.world.moved("a")
+    trial.move("a")
     fetch, *_ = trial.actions()
     trial.apply(fetch)
     *_, unload, load = trial.actions()
@@ -193,8 +193,8 @@ def test_a_moved_source_is_fetched_at_once_and_a_stranger_cannot_move():
     trial = settled(VLLM, "a")
     (attempt,) = (trial.apply(Fetch(name="a", entry=entry("a")), Mode.REJECTED),)
     assert attempt == REJECTED
-    trial.world.moved("a")
-    trial.world.moved("nobody")
+    trial.move("a")
+    trial.move("nobody")
     assert [type(one) for one in trial.steps("a")] == [Fetch]
     assert "nobody" not in trial.world.progress
 
@@ -215,7 +215,7 @@ def test_two_refused_replacements_do_not_wake_each_other():
     for name in ("a", "b"):
         trial.disk.sources[f"s3://{name}"] = "v2"
         trial.engine.refuses.add(revision(name, "v2").path)
-        trial.world.moved(name)
+        trial.move(name)
     calls = 0
     for _ in range(20):
         trial.look()
@@ -479,7 +479,7 @@ def test_files_stay_readable_for_the_rank_that_lives_longest(oldest, kept):
 def test_a_look_during_a_refused_load_does_not_have_the_old_model_loaded_again():
     trial = settled(TRITON, "a")
     trial.disk.sources["s3://a"] = "v2"
-    trial.world.moved("a")
+    trial.move("a")
     fetch, *_ = trial.actions()
     trial.apply(fetch)
     load = trial.actions()[-1]

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 from sidecar.core.desired import DropOut, Entry, Format, Readiness
 from sidecar.core.documents.michelangelo import CANARY, SERVING
 from sidecar.core.documents.parsed import ParsedEntry, Placement
+from sidecar.core.places import place_of
 
 _GRACE_SECONDS = {Format.MICHELANGELO: 150.0}
 """Between leaving the document and the unload; 0 in every other format."""
-_FRACTION_BITS = 53
-_FRACTIONS = 1 << _FRACTION_BITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +31,7 @@ def is_in_share(name: str, pod: Pod, percent: float) -> bool:
 
     The pod keeps its place for one name, so that a growing percent only adds pods.
     """
-    digest = hashlib.sha256(f"{name}\0{pod.identity}".encode()).digest()
-    place: float = (int.from_bytes(digest[:8]) >> (64 - _FRACTION_BITS)) / _FRACTIONS * 100
-    return place < percent
+    return place_of(name, pod.identity) * 100 < percent
 
 
 def drop_out(form: Format) -> DropOut:
