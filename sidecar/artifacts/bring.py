@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event, Lock
+from threading import Event
 
 from adapters.base import Kind
 from sidecar.artifacts.areas import Area
@@ -16,8 +15,9 @@ from sidecar.artifacts.disk import Disk
 from sidecar.artifacts.fetch import SourceOptions, local_path, open_source
 from sidecar.artifacts.files import store_errors
 from sidecar.artifacts.layout import Held
-from sidecar.artifacts.listing import Fetcher, Listing, Look, kind_of, refuse_pickles
+from sidecar.artifacts.listing import Fetcher, Listing, Look, check_files
 from sidecar.artifacts.manifest import Manifest, content_digest
+from sidecar.artifacts.meter import Meter
 from sidecar.artifacts.room import Reservation, Room, Taken
 from sidecar.artifacts.triton_layout import add_missing_version, read_config
 from sidecar.artifacts.workspace import Workspace
@@ -32,9 +32,6 @@ from sidecar.errors import (
     UnsafeArtifact,
 )
 
-REPORT_BYTES = 8 << 20
-REPORT_SECONDS = 0.5
-"""A slow source is told of as often as that, so that it is not taken for a hanging one."""
 CLOCK_TICK_SECONDS = 0.05
 COARSE_TICK_SECONDS = 2.0
 
@@ -57,23 +54,6 @@ class _Refused:
     signature: str
     kind: type[ArtifactError]
     message: str
-
-
-def check_files(
-    where: str,
-    kind: Kind | None,
-    files: list[str],
-    directories: Iterable[str],
-    options: SourceOptions,
-) -> Kind:
-    """Return what files with these paths are. Raises ``InvalidArtifact``, ``UnsafeArtifact``."""
-    tops = {path.partition("/")[0] for path in files if "/" in path}
-    kind = kind or kind_of(where, files, {*directories, *tops})
-    if not files:
-        raise InvalidArtifact(f"{where}: it holds no files")
-    if not options.allow_pickle:
-        refuse_pickles(where, kind, files)
-    return kind
 
 
 def fetch_key(entry: Entry) -> str:
@@ -171,10 +151,10 @@ class Bringer:
         self, order: Order, held_bytes: int, report: Callable[[int], None], stop: Event
     ) -> Held:
         listing, where = order.listing, redact_source(order.entry.source)
-        options, kind = self._options, order.entry.kind
+        allow_pickle, kind = self._options.allow_pickle, order.entry.kind
         if listing.packed_bytes is None:
             files = [path for path, _ in listing.files]
-            check_files(where, kind, files, listing.directories, options)
+            check_files(where, kind, files, listing.directories, allow_pickle=allow_pickle)
         limit = self._options.limits.max_bytes
         if limit is not None and listing.bytes > limit:
             raise InvalidArtifact(
@@ -207,7 +187,7 @@ class Bringer:
         entry, listing = order.entry, order.listing
         with store_errors(self._disk.root):
             began_at = area.path.stat().st_ctime
-        meter = _Meter(report)
+        meter = Meter(report)
         workspace = Workspace(
             directory=area.new,
             scratch=area.scratch,
@@ -220,7 +200,8 @@ class Bringer:
         meter.flush()
         files = [one.path for one in records]
         where, directories = redact_source(entry.source), listing.directories
-        kind = check_files(where, entry.kind, files, directories, self._options)
+        allow_pickle = self._options.allow_pickle
+        kind = check_files(where, entry.kind, files, directories, allow_pickle=allow_pickle)
         digest = content_digest(records)
         _require_digest(entry, digest)
         if kind is Kind.MODEL:
@@ -272,33 +253,6 @@ class Bringer:
                 f"{redact_source(source)}: the store {root} itself lies in it; "
                 "name the directory of one artifact"
             )
-
-
-class _Meter:
-    """Sums up chunks and passes the sum on now and then."""
-
-    def __init__(self, report: Callable[[int], None]) -> None:
-        self._report = report
-        self._done = 0
-        self._reported = 0
-        self._reported_at = 0.0
-        self._lock = Lock()
-
-    def add(self, size: int) -> None:
-        with self._lock:
-            self._done += size
-            now = time.monotonic()
-            is_due = now - self._reported_at >= REPORT_SECONDS
-            if self._done - self._reported >= REPORT_BYTES or is_due:
-                self._tell(now)
-
-    def flush(self) -> None:
-        with self._lock:
-            self._tell(time.monotonic())
-
-    def _tell(self, now: float) -> None:
-        self._reported, self._reported_at = self._done, now
-        self._report(self._done)
 
 
 def _require_digest(entry: Entry, digest: str) -> None:

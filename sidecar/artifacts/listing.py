@@ -132,3 +132,24 @@ def refuse_pickles(where: str, kind: Kind, files: Iterable[str]) -> None:
                 f"{where}: {path} is a pickle, which can run code when it is read; save the LoRA "
                 "as adapter_model.safetensors and remove this file, or run with --allow-pickle"
             )
+
+
+def check_files(
+    where: str,
+    kind: Kind | None,
+    files: list[str],
+    directories: Iterable[str],
+    *,
+    allow_pickle: bool,
+) -> Kind:
+    """Return what files with these paths are; ``kind`` is what they shall be.
+
+    Raises ``InvalidArtifact`` and ``UnsafeArtifact``.
+    """
+    tops = {path.partition("/")[0] for path in files if "/" in path}
+    kind = kind or kind_of(where, files, {*directories, *tops})
+    if not files:
+        raise InvalidArtifact(f"{where}: it holds no files")
+    if not allow_pickle:
+        refuse_pickles(where, kind, files)
+    return kind

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.base import Kind
-from sidecar.artifacts.bring import check_files
 from sidecar.artifacts.fetch import SourceOptions, local_path, open_source
 from sidecar.artifacts.files import CHUNK_BYTES, source_errors
 from sidecar.artifacts.layout import Held, directory_name
-from sidecar.artifacts.listing import Listing
+from sidecar.artifacts.listing import Listing, check_files
 from sidecar.artifacts.local import LocalSource
 from sidecar.artifacts.manifest import FileRecord, content_digest, revision_of
 from sidecar.artifacts.triton_layout import find_versions, read_config
@@ -78,7 +77,8 @@ class Foresight:
         if listing.packed_bytes is not None:
             return self._guess(entry, entry.kind or likely, listing)
         files = [path for path, _ in listing.files]
-        kind = check_files(where, entry.kind, files, listing.directories, self._options)
+        allow_pickle = self._options.allow_pickle
+        kind = check_files(where, entry.kind, files, listing.directories, allow_pickle=allow_pickle)
         if not isinstance(found, LocalSource):
             return self._guess(entry, kind, listing)
         directory = Path(local_path(entry.source) or "")

@@ -31,8 +31,9 @@ def _without_user(path: str, *, scheme: str) -> str:
     authority, slash, rest = path.partition("/")
     user, at_sign, host = authority.rpartition("@")
     if at_sign:
-        # hf://gpt2@main names a revision, and no user.
-        if scheme == "hf:" and ":" not in user:
+        # hf://gpt2@main and oci://sql@sha256:... name a revision, and no user.
+        is_revision = scheme == "hf:" or (scheme == "oci:" and host.startswith("sha256:"))
+        if is_revision and ":" not in user:
             return path
         # Another "@" behind the first slash: either may be part of a password.
         if "@" in rest and ":" in user:

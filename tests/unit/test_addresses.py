@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -164,17 +165,44 @@ def test_a_name_is_resolved_to_all_its_addresses():
 
 
 def test_a_literal_needs_no_look_up():
-    assert resolve("[2001:db8::1]", 443, where=WHERE, seconds=0) == ("2001:db8::1",)
+    found = resolve("[2001:db8::1]", 443, where=WHERE, seconds=10, look_up=no_look_up)
+    assert found == ("2001:db8::1",)
 
 
-def test_resolving_refuses_what_must_not_be_spoken_to():
-    for host in ("169.254.169.254", "[::ffff:a9fe:a9fe]", "2852039166"):
-        with pytest.raises(SourceNotAllowed):
-            resolve(host, 80, where=WHERE, seconds=10)
+def no_look_up(host: str, port: int) -> tuple[str, ...]:
+    raise AssertionError("nobody is to be asked")
+
+
+@pytest.mark.parametrize("host", ["169.254.169.254", "[::ffff:a9fe:a9fe]", "2852039166"])
+def test_what_must_not_be_spoken_to_needs_no_look_up_either(host):
+    with pytest.raises(SourceNotAllowed):
+        resolve(host, 80, where=WHERE, seconds=10, look_up=no_look_up)
+
+
+@pytest.mark.parametrize("address", [*FORBIDDEN, "fe80::1%lo"])
+def test_a_name_that_leads_to_a_forbidden_address_is_refused(address):
+    both = ("8.8.8.8", address)
+    with pytest.raises(SourceNotAllowed, match=r"innocent\.example leads to"):
+        resolve("innocent.example", 80, where=WHERE, seconds=10, look_up=lambda *_: both)
+
+
+def test_a_look_up_that_fails_is_told_and_may_do_better_later():
+    def fail(host: str, port: int) -> tuple[str, ...]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    with pytest.raises(FetchFailed, match=r"far\.example has no address \(Name or service not"):
+        resolve("far.example", 443, where=WHERE, seconds=10, look_up=fail)
 
 
 def test_a_look_up_ends_at_its_deadline():
+    answered = threading.Event()
+
+    def hang(host: str, port: int) -> tuple[str, ...]:
+        answered.wait(30)
+        return ("8.8.8.8",)
+
     before = time.monotonic()
-    with pytest.raises(FetchFailed, match=r"the name nowhere\.invalid has no address"):
-        resolve("nowhere.invalid", 443, where=WHERE, seconds=0.01)
-    assert time.monotonic() - before < 2
+    with pytest.raises(FetchFailed, match=r"far\.example has no address within 0\.05 s"):
+        resolve("far.example", 443, where=WHERE, seconds=0.05, look_up=hang)
+    assert time.monotonic() - before < 10
+    answered.set()

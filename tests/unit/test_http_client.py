@@ -14,7 +14,7 @@ import httpcore
 import pytest
 
 from sidecar import __version__
-from sidecar.artifacts.remote.addresses import resolve
+from sidecar.artifacts.remote.addresses import ask_system
 from sidecar.artifacts.remote.connections import Backend
 from sidecar.artifacts.remote.http_client import Client
 from sidecar.artifacts.remote.http_errors import ERRORS, translate
@@ -229,20 +229,20 @@ class TestTls:
 
     def test_a_server_without_tls_is_told(self, client):
         with (
-            raw_server(None, b"HTTP/1.1 400 Bad Request\r\n\r\n") as url,
+            raw_server(None, b"HTTP/1.1 400 Bad Request\r\n\r\n") as place,
             pytest.raises(FetchFailed, match=r"no TLS with 127\.0\.0\.1 \(.*is this the right"),
         ):
-            get(client, url)
+            get(client, f"https://{place}")
 
     def test_an_end_without_a_farewell_is_no_end(self, certificates, client):
         # Without a length, the end of the connection is the end of the body: anybody could cut it.
         with (
-            raw_server(certificates, b"HTTP/1.1 200 OK\r\n\r\npart", farewell=False) as url,
+            raw_server(certificates, b"HTTP/1.1 200 OK\r\n\r\npart", farewell=False) as place,
             pytest.raises(FetchFailed, match="was cut"),
         ):
-            get(client, url)
-        with raw_server(certificates, b"HTTP/1.1 200 OK\r\n\r\nwhole", farewell=True) as url:
-            assert get(client, url) == b"whole"
+            get(client, f"https://{place}")
+        with raw_server(certificates, b"HTTP/1.1 200 OK\r\n\r\nwhole", farewell=True) as place:
+            assert get(client, f"https://{place}") == b"whole"
 
     def test_localhost_is_asked_by_its_name(self, server, client):
         assert get(client, f"https://localhost:{server.port}/data") == DATA
@@ -268,7 +268,7 @@ def raw_server(certificates: Certificates | None, answer: bytes, *, farewell: bo
     thread = threading.Thread(target=serve)
     thread.start()
     try:
-        yield f"https://127.0.0.1:{listener.getsockname()[1]}/"
+        yield f"127.0.0.1:{listener.getsockname()[1]}/"
     finally:
         thread.join(10)
         listener.close()
@@ -297,18 +297,18 @@ class TestFaults:
 
     def test_what_is_no_http_is_an_error(self, certificates, client):
         with (
-            raw_server(certificates, b"SSH-2.0-x\r\n\r\n", farewell=True) as url,
+            raw_server(certificates, b"SSH-2.0-x\r\n\r\n", farewell=True) as place,
             pytest.raises(FetchFailed, match="no HTTP"),
         ):
-            get(client, url)
+            get(client, f"https://{place}")
 
     def test_endless_headers_are_an_error(self, certificates, client):
         endless = b"HTTP/1.1 200 OK\r\n" + b"X-Much: %b\r\n" % (b"y" * 1000) * 1000
         with (
-            raw_server(certificates, endless, farewell=False) as url,
+            raw_server(certificates, endless, farewell=False) as place,
             pytest.raises(FetchFailed),
         ):
-            get(client, url)
+            get(client, f"https://{place}")
 
     def test_an_endless_body_is_not_read_beyond_the_limit(self, server, client):
         server.add(Endless())
@@ -341,6 +341,13 @@ class TestDeadlines:
                 ask(f"{scheme}://127.0.0.1:{port}/", read=0.3, ca=certificates.ca_file)
             assert 0.3 <= time.monotonic() - before < 10
 
+    def test_answers_that_are_none_yet_end_at_the_deadline(self):
+        with (
+            raw_server(None, b"HTTP/1.1 103 Early Hints\r\n\r\n" * 1_000_000) as place,
+            pytest.raises(httpcore.ReadTimeout),
+        ):
+            ask(f"http://{place}", read=0.1)
+
     def test_a_handshake_without_an_answer_ends(self, certificates):
         with socket.create_server(("127.0.0.1", 0)) as silent:
             url = f"https://127.0.0.1:{silent.getsockname()[1]}/"
@@ -353,10 +360,7 @@ class TestDeadlines:
 
 
 def backend(*, to_loopback: bool = True) -> Backend:
-    def look_up(host: str, port: int, seconds: float) -> tuple[str, ...]:
-        return resolve(host, port, where=WHERE, seconds=seconds)
-
-    return Backend(WHERE, look_up, to_loopback=to_loopback)
+    return Backend(WHERE, ask_system, to_loopback=to_loopback)
 
 
 def ask(url: str, *, read: float, connect: float = 5.0, ca: object = None) -> None:
@@ -423,6 +427,22 @@ class TestRedirects:
         with client.open("HEAD", f"{server.url}/data") as answer:
             assert answer.status == 200
         assert [one.method for one in server.seen] == ["GET", "GET", "HEAD"]
+
+    @pytest.mark.parametrize(
+        ("location", "expected"),
+        [
+            ("/a%20b c", "/a%20b%20c"),
+            ("b?x=1#fragment", "/m/b?x=1"),
+            ("?x=1", "/m/there?x=1"),
+            ("../\u00c3\u00a9", "/%C3%A9"),
+            ("//127.0.0.1:{port}/b", "/b"),
+        ],
+    )
+    def test_a_redirect_is_read_as_browsers_do(self, plain, client, location, expected):
+        plain.add(Redirect(location.format(port=plain.port)))
+        with client.open("GET", f"{plain.url}/m/there") as answer:
+            assert answer.status == 404
+        assert plain.seen[-1].target == expected
 
     def test_five_are_followed_and_not_a_sixth(self, server, client):
         server.add(Redirect("/data"), path="/there", times=5)
@@ -584,7 +604,7 @@ class TestAddresses:
     def test_what_is_checked_is_connected_to(self, plain):
         answers = [("127.0.0.1",), ("169.254.169.254",)]
 
-        def rebinding(host: str, port: int, seconds: float) -> tuple[str, ...]:
+        def rebinding(host: str, port: int) -> tuple[str, ...]:
             return answers.pop(0)
 
         opened = Backend(WHERE, rebinding, to_loopback=True)
@@ -592,6 +612,15 @@ class TestAddresses:
         assert stream.get_extra_info("server_addr") == ("127.0.0.1", plain.port)
         assert len(answers) == 1, "a second look-up could have had another answer"
         stream.close()
+        with pytest.raises(SourceNotAllowed, match=r"changing\.example leads to"):
+            opened.connect_tcp("changing.example", plain.port, timeout=5)
+
+    def test_one_forbidden_address_among_others_is_enough(self, plain):
+        both = ("127.0.0.1", "fe80::1")
+        opened = Backend(WHERE, lambda *_: both, to_loopback=True)
+        with pytest.raises(SourceNotAllowed, match="link-local"):
+            opened.connect_tcp("both.example", plain.port, timeout=5)
+        assert plain.peak_connections == 0
 
     def test_every_address_is_tried(self, plain):
         unused = ("127.0.0.2", "127.0.0.3", "127.0.0.1")

@@ -94,6 +94,12 @@ def test_a_status_without_a_code_is_told(status):
     assert type(told) is expected
 
 
+def test_a_code_that_is_not_known_is_not_shown():
+    told = tell_answer(403, "<Error><Code>WJalrXUtnFEMI</Code></Error>", story())
+    assert "WJalr" not in str(told)
+    assert isinstance(told, AccessDenied)
+
+
 @pytest.mark.parametrize(("needle", "meaning"), TRANSPORT)
 def test_a_connection_that_fails_is_told(needle, meaning):
     told = translated(foreign.GenericError(f"Generic {{ source: {needle} }}"))

@@ -17,6 +17,8 @@ from sidecar.core.redact import redact_source
         ("hf://org/repo@main", "hf://org/repo@main"),
         ("hf://gpt2@main", "hf://gpt2@main"),
         ("hf://user:secret@org/repo", "hf://***@org/repo"),
+        ("oci://sql@sha256:0a1b", "oci://sql@sha256:0a1b"),
+        ("oci://user:secret@sha256:0a1b", "oci://***@sha256:0a1b"),
         ("oci://registry:5000/repo@sha256:ab", "oci://registry:5000/repo@sha256:ab"),
         ("https://user:secret@host/x.tar", "https://***@host/x.tar"),
         ("https://secret@host/x.tar", "https://***@host/x.tar"),

@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -237,6 +238,8 @@ secrets = st.text(st.characters(codec="utf-8"), min_size=6, max_size=400).map("�
 def test_no_representation_shows_a_value(values):
     found = read_credentials(None, root=Path("/nowhere"), environment=values)
     assert "§" not in f"{found} {found!r} {found.values} {found.values!r} {(found,)!r}"
+    plain = replace(found, values=values)
+    assert "§" not in f"{plain} {plain!r}"
 
 
 @given(secret=secrets)

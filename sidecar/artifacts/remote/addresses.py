@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import (
     IPv4Address,
@@ -41,6 +42,8 @@ MAX_ADDRESSES = 8
 """Of one name; all of them are checked, and so many are tried."""
 
 Address = IPv4Address | IPv6Address
+LookUp = Callable[[str, int], tuple[str, ...]]
+"""From a name and a port to addresses."""
 
 _METADATA = "a cloud's metadata server"
 _LINK_LOCAL = "link-local, where clouds keep their metadata servers"
@@ -97,15 +100,25 @@ def check_host(host: str, *, where: str) -> None:
         raise _not_allowed(where, host, _METADATA)
 
 
-def resolve(host: str, port: int, *, where: str, seconds: float) -> tuple[str, ...]:
+def ask_system(host: str, port: int) -> tuple[str, ...]:
+    """Look a name up as the system does. Raises ``OSError`` and ``UnicodeError``."""
+    answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return tuple(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in answers))
+
+
+def resolve(
+    host: str, port: int, *, where: str, seconds: float, look_up: LookUp = ask_system
+) -> tuple[str, ...]:
     """Return the addresses of a host, all of them checked; connect to these and to nothing else.
 
-    Raises ``SourceNotAllowed`` when any of them is forbidden, and ``FetchFailed`` when there is
-    none within ``seconds``.
+    ``look_up`` is asked once, and not for literals. Raises ``SourceNotAllowed`` when any of the
+    addresses is forbidden, and ``FetchFailed`` when there is none within ``seconds``.
     """
     check_host(host, where=where)
     literal = parse_literal(host, where=where)
-    found = (str(literal),) if literal is not None else _look_up(host, port, where, seconds)
+    if literal is not None:
+        return (str(literal),)
+    found = _look_up(host, port, look_up, where, seconds)
     for one in found:
         check_address(ip_address(one), host, where=where)
     return found[:MAX_ADDRESSES]
@@ -155,18 +168,16 @@ def parse_literal(host: str, *, where: str) -> Address | None:
     )
 
 
-def _look_up(host: str, port: int, where: str, seconds: float) -> tuple[str, ...]:
-    """Resolve a name. The call knows no deadline, so that it is left behind in its own thread."""
+def _look_up(host: str, port: int, look_up: LookUp, where: str, seconds: float) -> tuple[str, ...]:
+    """Look a name up in a thread: the call knows no deadline, so that it may be left behind."""
     found: list[str] = []
     problem: list[str] = []
 
     def ask() -> None:
         try:
-            answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found.extend(look_up(host, port))
         except (OSError, UnicodeError) as error:
             problem.append(getattr(error, "strerror", None) or "no valid name")
-            return
-        found.extend(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in answers))
 
     thread = Thread(target=ask, name="resolve", daemon=True)
     thread.start()

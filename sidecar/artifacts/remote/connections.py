@@ -12,12 +12,12 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import httpcore
 
-from sidecar.artifacts.remote.addresses import is_loopback
+from sidecar.artifacts.remote.addresses import LookUp, is_loopback, resolve
 from sidecar.artifacts.remote.port import CONNECT_SECONDS, READ_SECONDS
 from sidecar.errors import FetchFailed, SourceNotAllowed
 
@@ -26,16 +26,13 @@ READ_BYTES = 1 << 18
 RECORD_BYTES = 1 << 14
 """Most that TLS decrypts in one step."""
 
-Resolve = Callable[[str, int, float], tuple[str, ...]]
-"""From host, port and seconds to checked addresses; raises ``ArtifactError``."""
-
 
 class Backend(httpcore.NetworkBackend):
     """Opens connections."""
 
-    def __init__(self, where: str, resolve: Resolve, *, to_loopback: bool) -> None:
+    def __init__(self, where: str, look_up: LookUp, *, to_loopback: bool) -> None:
         self._where = where
-        self._resolve = resolve
+        self._look_up = look_up
         self._to_loopback = to_loopback
 
     def connect_tcp(
@@ -48,7 +45,9 @@ class Backend(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         """Connect to one of the host's addresses, each in turn, within ``timeout`` in all."""
         until = time.monotonic() + (timeout or CONNECT_SECONDS)
-        addresses = self._resolve(host, port, _left(until))
+        addresses = resolve(
+            host, port, where=self._where, seconds=_left(until), look_up=self._look_up
+        )
         if not self._to_loopback and any(map(is_loopback, addresses)):
             raise loopback_refused(self._where, host)
         for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
@@ -84,8 +83,11 @@ class Stream(httpcore.NetworkStream):
         seconds = timeout or READ_SECONDS
         if self._reads_body:
             return self.receive(READ_BYTES, seconds)
+        now = time.monotonic()
         if self._head_until is None:
-            self._head_until = time.monotonic() + seconds
+            self._head_until = now + seconds
+        if now >= self._head_until:
+            raise httpcore.ReadTimeout("the head of the answer never ends")
         return self.receive(max_bytes, _left(self._head_until))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
@@ -105,14 +107,12 @@ class Stream(httpcore.NetworkStream):
         host = (server_hostname or "").strip("[]").rstrip(".")
         try:
             return _Tls(self._where, self, ssl_context, host, timeout or CONNECT_SECONDS)
-        except httpcore.TimeoutException as error:
+        except BaseException as error:
             self.close()
-            raise httpcore.ConnectTimeout(str(error)) from error
-        except httpcore.NetworkError as error:
-            self.close()
-            raise httpcore.ConnectError(str(error)) from error
-        except BaseException:
-            self.close()
+            if isinstance(error, httpcore.TimeoutException):
+                raise httpcore.ConnectTimeout(str(error)) from error
+            if isinstance(error, httpcore.NetworkError):
+                raise httpcore.ConnectError(str(error)) from error
             raise
 
     def receive(self, size: int, seconds: float) -> bytes:

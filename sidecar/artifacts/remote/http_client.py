@@ -12,7 +12,7 @@ from threading import Lock
 import httpcore
 
 from sidecar import __version__
-from sidecar.artifacts.remote.addresses import check_host, is_loopback, resolve
+from sidecar.artifacts.remote.addresses import ask_system, check_host, is_loopback
 from sidecar.artifacts.remote.connections import Backend, Stream, loopback_refused
 from sidecar.artifacts.remote.http_errors import FOREIGN, translate
 from sidecar.artifacts.remote.http_urls import Target, follow, parse_target
@@ -130,7 +130,8 @@ class Client:
         read to its end gives up the connection.
 
         Raises ``FetchFailed`` when no answer comes, ``SourceNotAllowed`` for an address or a
-        redirect that is not followed, ``UnsupportedSource`` for what is no http(s) URL.
+        redirect that is not followed, ``UnsupportedSource`` for what is no http(s) URL,
+        ``AccessDenied`` for headers that cannot be sent.
         """
         request = self._first(method, parse_target(url, where=self._where), headers or {}, body)
         for _ in range(MAX_REDIRECTS + 1):
@@ -189,7 +190,7 @@ class Client:
     def _send(self, request: _Request, proxy: Proxy | None) -> httpcore.Response:
         target = request.target
         headers = [("host", target.authority), *request.headers.items()]
-        if request.body:
+        if request.body or request.method == "POST":
             headers.append(("content-length", str(len(request.body))))
         # Through a proxy the target's address cannot be checked, and the proxy's is trusted.
         pool = self._pool(proxy, to_loopback=request.to_loopback or proxy is not None)
@@ -286,11 +287,7 @@ class Client:
             proxy=through,
             max_connections=MAX_CONNECTIONS,
             keepalive_expiry=KEEPALIVE_SECONDS,
-            network_backend=Backend(
-                where,
-                lambda host, port, seconds: resolve(host, port, where=where, seconds=seconds),
-                to_loopback=to_loopback,
-            ),
+            network_backend=Backend(where, ask_system, to_loopback=to_loopback),
         )
 
     @contextmanager

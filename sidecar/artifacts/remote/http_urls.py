@@ -80,11 +80,14 @@ def parse_target(url: str, *, where: str) -> Target:
 def follow(here: Target, location: str, *, where: str) -> Target:
     """Return where a redirect leads; no user name of it is ever used.
 
+    ``location`` is the header's value, its bytes as characters (Latin-1).
+
     Raises ``SourceNotAllowed`` for what is no http or https URL.
     """
     try:
-        url = urljoin(here.url, location.strip())
-        found = parse_target(url, where=where)
+        # Bytes beyond ASCII come as they were sent, most often UTF-8.
+        ascii_only = quote(location.strip().encode("latin-1"), safe=_SAFE + "#")
+        found = parse_target(urljoin(here.url, ascii_only).partition("#")[0], where=where)
     except (ValueError, UnsupportedSource):
         raise SourceNotAllowed(
             f"{where}: {here.peer} redirects to something that is no http or https URL"

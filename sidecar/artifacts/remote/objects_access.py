@@ -38,6 +38,8 @@ PART_SECONDS = 3600.0
 LOOK_RETRIES = 2
 """A look is many requests, and one of them may meet a busy server."""
 RETRY_SECONDS = 10.0
+KEEPALIVE_SECONDS = 3.0
+"""Some servers close idle connections after 5 s; a request must not meet that moment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +174,7 @@ class Access:
             "allow_invalid_certificates": False,
             "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
             "read_timeout": timedelta(seconds=READ_SECONDS),
+            "pool_idle_timeout": timedelta(seconds=KEEPALIVE_SECONDS),
             "user_agent": f"model-sidecar/{__version__}",
         }
         scheme, values = urlsplit(server.url).scheme, self._credentials.values
