@@ -126,8 +126,6 @@ def _find_zip64(file: ArchiveFile, end: int) -> tuple[int, tuple[int, ...]] | No
     magic, _, start, _ = _END64_LOCATOR.unpack(file.read_at(at, _END64_LOCATOR.size))
     if magic != b"PK\x06\x07":
         return None
-    if start + _END64.size > at:
-        raise damaged(file.where, "its zip64 end is not where it should be")
     magic, length, _, _, *values = _END64.unpack(file.read_at(start, _END64.size))
     if magic != b"PK\x06\x06" or start + length + 12 != at:
         raise damaged(file.where, "its zip64 end is not where it should be")

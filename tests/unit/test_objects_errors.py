@@ -9,14 +9,13 @@ from hypothesis import strategies as st
 from obstore import exceptions as foreign
 
 from sidecar.artifacts.remote.identity import Grant, Reply, refused, usable_seconds
-from sidecar.artifacts.remote.objects_errors import (
+from sidecar.artifacts.remote.objects_errors import DEBUG, FOREIGN, object_errors
+from sidecar.artifacts.remote.objects_meanings import (
     CODES,
-    FOREIGN,
     STATUSES,
     TRANSPORT,
     Dialect,
     Story,
-    object_errors,
     tell_answer,
 )
 from sidecar.errors import AccessDenied, ArtifactError, FetchFailed, NotFound, SourceMoved
@@ -69,7 +68,7 @@ def test_an_exception_of_a_later_version_is_told_as_its_base():
     class QuotaError(foreign.GenericError):
         pass
 
-    assert type(translated(QuotaError("status: 503,"))) is FetchFailed
+    assert str(translated(QuotaError("    status: 503,"))).startswith("503 from")
 
 
 def test_an_error_of_ours_passes():
@@ -109,15 +108,36 @@ def test_a_connection_that_fails_is_told(needle, meaning):
 
 def test_a_url_with_the_words_of_an_error_is_no_error():
     text = (
-        "Debug source: uri: Some(\n  http://h/dns error/InvalidCertificate,\n ), inner: "
-        "kind: Timeout, source: TimedOut"
+        "Generic {\n  uri: Some(\n    http://h/dns error/InvalidCertificate,\n  ),\n"
+        "  kind: Timeout,\n  source: TimedOut,\n}"
     )
     assert "is silent" in str(translated(foreign.GenericError(text)))
 
 
-def test_a_body_that_quotes_a_status_does_not_change_the_status():
-    text = 'inner: Status { status: 403, body: Some( "status: 200" ) }'
-    assert str(translated(foreign.GenericError(text))).startswith("403 from")
+def test_what_a_server_or_an_object_is_called_does_not_change_the_status():
+    """The second half, in which what others wrote is escaped, counts alone."""
+    body = "\n    status: 200,\n<Code>NoSuchKey</Code>"
+    text = (
+        f"for path {body}: non-2xx status code: 403 Forbidden: {body}{DEBUG}Generic {{\n"
+        f"  path: {json.dumps(body)},\n  inner: Status {{\n    status: 403,\n"
+        '    body: Some(\n      "<Code>SignatureDoesNotMatch</Code>",\n    ),\n  },\n}'
+    )
+    told = translated(foreign.GenericError(text))
+    assert str(told).startswith("403 from s3://models/m/: the key or token is not accepted")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (foreign.PermissionDeniedError("x"), AccessDenied),
+        (foreign.UnauthenticatedError("x"), AccessDenied),
+        (FileNotFoundError("x"), NotFound),
+        (foreign.PreconditionError("x"), SourceMoved),
+        (foreign.GenericError("x"), FetchFailed),
+    ],
+)
+def test_an_error_that_names_no_status_has_its_usual_one(error, expected):
+    assert type(translated(error)) is expected
 
 
 @pytest.mark.parametrize(
@@ -157,7 +177,7 @@ def test_another_region_is_named(text, shown):
 
 
 def test_a_moved_object_is_read_anew():
-    assert isinstance(translated(foreign.PreconditionError("status: 412")), SourceMoved)
+    assert isinstance(translated(foreign.PreconditionError(" status: 412,")), SourceMoved)
 
 
 # The first sign is in no sentence of ours.
@@ -172,8 +192,8 @@ secrets = st.text(min_size=4, max_size=80).map("§{}".format)
 )
 def test_no_message_shows_what_a_server_repeats(secret, status, code, kind):
     text = (
-        f"Error performing GET https://a.blob.core.windows.net/c?sig={secret} - status: {status}, "
-        f"<Code>{code}</Code><Code>{secret}</Code><Region>{secret}</Region>"
+        f"Error performing GET https://a.blob.core.windows.net/c?sig={secret}\n status: {status},\n"
+        f"body: Some( <Code>{code}</Code><Code>{secret}</Code><Region>{secret}</Region>"
         f"<StringToSign>{secret}</StringToSign>{secret} dns error"
     )
     grant = Grant(secret={"secret_access_key": secret}, words="AWS_SECRET_ACCESS_KEY")

@@ -20,7 +20,8 @@ from sidecar import __version__
 from sidecar.artifacts.remote.addresses import check_host, resolve
 from sidecar.artifacts.remote.certificates import ca_text
 from sidecar.artifacts.remote.identity import Grant
-from sidecar.artifacts.remote.objects_errors import FOREIGN, Dialect, Story
+from sidecar.artifacts.remote.objects_errors import FOREIGN
+from sidecar.artifacts.remote.objects_meanings import Dialect, Story
 from sidecar.artifacts.remote.port import CONNECT_SECONDS, READ_SECONDS
 from sidecar.artifacts.remote.proxies import find_proxy
 from sidecar.artifacts.remote.secrets import Credentials

@@ -11,7 +11,7 @@ from obstore.store import AzureStore
 from sidecar.artifacts.remote.identity import Grant
 from sidecar.artifacts.remote.identity_azure import find_azure, parse_connection
 from sidecar.artifacts.remote.objects_access import Cloud, Place, Server, own_server
-from sidecar.artifacts.remote.objects_errors import Dialect
+from sidecar.artifacts.remote.objects_meanings import Dialect
 from sidecar.artifacts.remote.secrets import Credentials
 from sidecar.errors import AccessDenied
 

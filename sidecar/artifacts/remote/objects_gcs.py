@@ -9,7 +9,7 @@ from obstore.store import GCSStore
 from sidecar.artifacts.remote.identity import Grant
 from sidecar.artifacts.remote.identity_google import find_google
 from sidecar.artifacts.remote.objects_access import Cloud, Place, Server, own_server
-from sidecar.artifacts.remote.objects_errors import Dialect
+from sidecar.artifacts.remote.objects_meanings import Dialect
 from sidecar.artifacts.remote.secrets import Credentials
 
 if TYPE_CHECKING:

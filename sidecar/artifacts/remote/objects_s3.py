@@ -12,7 +12,7 @@ from sidecar.artifacts.remote.http_client import Client
 from sidecar.artifacts.remote.identity import Grant
 from sidecar.artifacts.remote.identity_aws import find_aws
 from sidecar.artifacts.remote.objects_access import Cloud, Place, Server, own_server
-from sidecar.artifacts.remote.objects_errors import Dialect
+from sidecar.artifacts.remote.objects_meanings import Dialect
 from sidecar.artifacts.remote.secrets import Credentials
 from sidecar.errors import FetchFailed, NotFound
 

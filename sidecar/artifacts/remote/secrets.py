@@ -29,6 +29,8 @@ SETTINGS: tuple[tuple[str, ...], ...] = (
     ("STORAGE_EMULATOR_HOST",),
     ("AZURE_AUTHORITY_HOST",),
     ("HF_ENDPOINT",),
+    ("HF_HUB_OFFLINE",),
+    ("TRANSFORMERS_OFFLINE",),
     ("AWS_CA_BUNDLE",),
     ("SSL_CERT_FILE",),
     ("REQUESTS_CA_BUNDLE",),

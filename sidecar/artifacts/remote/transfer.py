@@ -99,10 +99,12 @@ class _Transfer:
         self._landings: dict[Landing, Place] = {}
         """The large files under way."""
         self._brought: dict[str, Brought] = {}
+        self._unfinished = 0
 
     def run(self, places: Sequence[Place], streams: int) -> tuple[Brought, ...]:
         # The largest first, so that none of them is alone at the end.
         self._waiting.extend(sorted(places, key=_weight, reverse=True))
+        self._unfinished = len(places)
         parts = sum(-(-(one.blob.size or 1) // PART_BYTES) or 1 for one in places)
         threads = [
             Thread(target=self._work, name=f"fetch {number}", daemon=True)
@@ -167,9 +169,9 @@ class _Transfer:
                         return partial(self._bring_part, landing, part)
                 if self._waiting:
                     return partial(self._begin, self._waiting.popleft())
-                if not self._landings:
+                if self._unfinished == 0:
                     return None
-                # A hash may come on, or a damaged file begin anew.
+                # A large file may be opened, a hash come on, a damaged file begin anew.
                 self._changed.wait(LOOK_SECONDS)
 
     def _begin(self, place: Place) -> None:
@@ -296,6 +298,8 @@ class _Transfer:
         record = FileRecord(path=place.blob.path, size=size, sha256=sha256)
         with self._changed:
             self._brought[place.identity] = Brought(blob=place.blob, file=place.file, record=record)
+            self._unfinished -= 1
+            self._changed.notify_all()
 
 
 def _weight(place: Place) -> tuple[bool, int]:
