@@ -25,7 +25,6 @@ class LocalArchive:
 
     def __init__(self, path: str, packing: Packing, limits: Limits) -> None:
         self._path = path
-        self._real = os.path.realpath(path)
         self._packing = packing
         self._limits = limits
         self._listed = ""
@@ -33,7 +32,7 @@ class LocalArchive:
     def list(self) -> Listing:
         """Look at the file without opening it. Raises ``ArtifactError``."""
         with source_errors(self._path):
-            info = os.stat(self._real)
+            info = os.stat(self._path)
         if not stat.S_ISREG(info.st_mode):
             raise InvalidArtifact(f"{self._path}: no regular file any more")
         seen = f"{info.st_size}\0{info.st_mtime_ns}\0{info.st_ctime_ns}\0{info.st_ino}"
@@ -62,7 +61,7 @@ class LocalArchive:
             self._require_same(before)
             size = listing.packed_bytes or 0
             records = unpack(
-                Path(self._real),
+                Path(self._path),
                 self._packing,
                 replace(workspace, grow=_beyond(size, workspace.grow)),
                 where=self._path,

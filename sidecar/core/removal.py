@@ -160,9 +160,14 @@ def _lacks_room(progress: Progress) -> bool:
 
 
 def _room_asked_for(view: View) -> int:
-    """Return 1 while a fetch waits for room: one eviction at a time makes it try again."""
+    """Return 1 while a fetch waits for room: one eviction at a time makes it try again.
+
+    Until that try has failed too, which is as long as the fetch takes, nothing more has to go.
+    """
     full = any(
         _lacks_room(one)
+        and one.fetch_attempt is not None
+        and one.fetch_attempt.basis.evicted == view.basis.evicted
         for name, one in view.progress.items()
         if view.desired is not None and name in view.desired.entries
     )

@@ -84,9 +84,24 @@ def make_certificates(
     return Certificates(ca_file=directory / "ca.crt", server_file=directory / "server.pem")
 
 
-def https_server(certificates: Certificates, host: str = "127.0.0.1") -> FaultyServer:
-    """Return a server that speaks TLS; a context manager."""
-    return FaultyServer(tls=certificates.server_context(), host=host)
+class HttpsServer(FaultyServer):
+    """A server that speaks TLS; a context manager."""
+
+    def __init__(self, certificates: Certificates) -> None:
+        context = certificates.server_context()
+        self.handshakes = 0
+        """Connections so far."""
+        context.sni_callback = self._count
+        super().__init__(tls=context)
+
+    def _count(self, connection: ssl.SSLObject, name: str, context: ssl.SSLContext) -> None:
+        # Called once for each handshake, also when no name is told.
+        self.handshakes += 1
+
+
+def https_server(certificates: Certificates) -> HttpsServer:
+    """Return a server that shows this certificate; a context manager."""
+    return HttpsServer(certificates)
 
 
 @dataclass(frozen=True)

@@ -355,7 +355,7 @@ def test_the_page_of_the_real_engine_has_the_mapped_families():
 # The repository on disk
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     order=st.lists(st.integers(0, 2), min_size=1, max_size=6),
     skews=st.lists(st.integers(-(10**10), 10**10), min_size=3, max_size=3),

@@ -88,7 +88,7 @@ def _text(name, base):
     return name.replace("{base}", base).encode("utf-8", "replace").decode()
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(st.lists(tar_members(), max_size=6), SELDOM, st.booleans())
 def test_any_tar_is_unpacked_below_its_directory_or_refused(members, is_cut, is_compressed):
     def make(base):
@@ -102,7 +102,7 @@ def test_any_tar_is_unpacked_below_its_directory_or_refused(members, is_cut, is_
     _unpack(make, Packing.TAR)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(st.lists(zip_members(), max_size=6))
 def test_any_zip_is_unpacked_below_its_directory_or_refused(members):
     def make(base):
@@ -115,7 +115,7 @@ def test_any_zip_is_unpacked_below_its_directory_or_refused(members):
     _unpack(make, Packing.ZIP)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.sampled_from(Packing), st.sampled_from([b"", b"PK\3\4", b"\x1f\x8b\x08\0"]), st.binary())
 def test_any_bytes_are_refused_or_harmless(packing, start, data):
     _unpack(start + data, packing)
@@ -124,7 +124,7 @@ def test_any_bytes_are_refused_or_harmless(packing, start, data):
 HONEST = {"config.pbtxt": b"x" * 700, "1/model.py": random.Random(0).randbytes(900), "empty": b""}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.sampled_from(Packing), st.data())
 def test_any_change_to_an_honest_archive_is_refused_or_harmless(packing, data):
     made = bytearray(pack(HONEST, packing))

@@ -6,6 +6,7 @@ import base64
 import inspect
 import socket
 import ssl
+import subprocess
 import threading
 import time
 from contextlib import closing, contextmanager, suppress
@@ -26,6 +27,7 @@ from tests.support.faulty import (
     Endless,
     FaultyServer,
     Length,
+    Slow,
     Stall,
     Status,
 )
@@ -126,7 +128,7 @@ def test_a_connection_serves_many_requests(server, client):
             assert answer.status == 200
         with client.open("GET", f"{server.url}/none") as answer:
             assert answer.status == 404
-    assert server.peak_connections == 1
+    assert server.handshakes == 1
 
 
 def test_a_body_that_is_not_wanted_gives_up_the_connection(server, client):
@@ -137,6 +139,18 @@ def test_a_body_that_is_not_wanted_gives_up_the_connection(server, client):
         raise KeyError("of the caller's own")
     server.wait(lambda: server.open_connections == 0)
     assert get(client, f"{server.url}/data") == DATA
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_body_comes_in_large_pieces(certificates, client, scheme):
+    # A small piece costs as much time as a large one, most of it in the parser.
+    server = https_server(certificates) if scheme == "https" else FaultyServer()
+    with server:
+        server.put("/data", DATA * 8)
+        with client.open("GET", f"{server.url}/data") as answer:
+            sizes = [len(one) for one in answer.chunks()]
+    assert sum(sizes) == len(DATA) * 8
+    assert 1 << 16 < max(sizes) <= 1 << 18
 
 
 def test_threads_share_a_client(server, client):
@@ -188,6 +202,13 @@ class TestTls:
     def test_a_named_file_is_trusted(self, server, certificates, name):
         settings = {name: str(certificates.ca_file)}
         with closing(Client(WHERE, settings=settings)) as client:
+            assert get(client, f"{server.url}/data") == DATA
+
+    def test_a_named_directory_is_trusted(self, server, certificates, tmp_path):
+        command = ("openssl", "x509", "-hash", "-noout", "-in", str(certificates.ca_file))
+        name = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+        (tmp_path / f"{name.stdout.strip()}.0").write_text(certificates.ca)
+        with closing(Client(WHERE, settings={"REQUESTS_CA_BUNDLE": str(tmp_path)})) as client:
             assert get(client, f"{server.url}/data") == DATA
 
     @pytest.mark.parametrize("name", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])
@@ -348,6 +369,19 @@ class TestDeadlines:
         ):
             ask(f"http://{place}", read=0.1)
 
+    def test_a_slow_body_takes_its_time_and_the_next_answer_has_its_own(self, plain):
+        plain.put("/data", DATA[:100_000])
+        plain.add(Slow(200_000))
+        timeouts = {"connect": 5.0, "read": 0.3, "write": 5.0}
+        with httpcore.ConnectionPool(network_backend=backend()) as pool:
+            for _ in range(2):
+                with pool.stream(
+                    "GET", f"{plain.url}/data", extensions={"timeout": timeouts}
+                ) as answer:
+                    answer.extensions["network_stream"].begin_body()
+                    assert answer.read() == DATA[:100_000]
+        assert plain.peak_connections == 1
+
     def test_a_handshake_without_an_answer_ends(self, certificates):
         with socket.create_server(("127.0.0.1", 0)) as silent:
             url = f"https://127.0.0.1:{silent.getsockname()[1]}/"
@@ -400,9 +434,9 @@ def dripping_server(certificates: Certificates | None):
 
 
 @contextmanager
-def full_server():
+def full_server(host: str = "127.0.0.1", port: int = 0):
     """Listen, but take no connection: the queue of those that wait is full."""
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+    with socket.create_server((host, port), backlog=0) as listener:
         address = listener.getsockname()
         waiting = []
         for _ in range(4):
@@ -565,6 +599,14 @@ class TestRedirects:
         plain.add(Redirect(f"http://localhost:{plain.port}/data"), path="/there")
         assert get(client, f"{plain.url}/there") == DATA
 
+    def test_elsewhere_leads_elsewhere_through_a_proxy_on_loopback(self, plain, certificates):
+        plain.add(Redirect("http://further.example/data"), path="/there")
+        with (
+            HttpProxy(("127.0.0.1", plain.port)) as proxy,
+            through(certificates, HTTP_PROXY=f"http://{proxy.host}") as client,
+        ):
+            assert get(client, "http://far.example/there") == DATA
+
     def test_elsewhere_does_not_lead_to_loopback_by_a_name_either(self, plain):
         address = own_address()
         if address is None:
@@ -611,7 +653,7 @@ class TestAddresses:
         stream = opened.connect_tcp("changing.example", plain.port, timeout=5)
         assert stream.get_extra_info("server_addr") == ("127.0.0.1", plain.port)
         assert len(answers) == 1, "a second look-up could have had another answer"
-        stream.close()
+        give_up(stream, plain)
         with pytest.raises(SourceNotAllowed, match=r"changing\.example leads to"):
             opened.connect_tcp("changing.example", plain.port, timeout=5)
 
@@ -627,7 +669,17 @@ class TestAddresses:
         opened = Backend(WHERE, lambda *_: unused, to_loopback=True)
         stream = opened.connect_tcp("several.example", plain.port, timeout=5)
         assert stream.get_extra_info("server_addr") == ("127.0.0.1", plain.port)
-        stream.close()
+        give_up(stream, plain)
+
+    def test_an_address_that_is_silent_leaves_time_for_the_next(self, plain):
+        with full_server("127.0.0.2", plain.port):
+            both = ("127.0.0.2", "127.0.0.1")
+            opened = Backend(WHERE, lambda *_: both, to_loopback=True)
+            before = time.monotonic()
+            stream = opened.connect_tcp("several.example", plain.port, timeout=1)
+            assert time.monotonic() - before < 0.9
+            assert stream.get_extra_info("server_addr") == ("127.0.0.1", plain.port)
+            give_up(stream, plain)
 
     def test_a_name_that_leads_to_loopback_is_refused_where_that_is(self, plain):
         with pytest.raises(SourceNotAllowed, match="own machine"):
@@ -653,6 +705,11 @@ class TestAddresses:
     def test_what_is_no_url_is_refused(self, client, url):
         with pytest.raises(UnsupportedSource, match="no URL of the form https://"):
             get(client, url)
+
+
+def give_up(stream: httpcore.NetworkStream, server: FaultyServer) -> None:
+    stream.close()
+    server.wait(lambda: server.peak_connections and not server.open_connections)
 
 
 @contextmanager

@@ -11,12 +11,17 @@ from contextlib import closing
 from email.utils import formatdate
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sidecar.artifacts.remote.http_urls import parse_target
 from sidecar.artifacts.remote.https import open_https
-from sidecar.artifacts.remote.https_answers import parse_span, version_of
+from sidecar.artifacts.remote.https_answers import (
+    file_name,
+    find_packing,
+    parse_span,
+    version_of,
+)
 from sidecar.artifacts.remote.https_login import identity_of
 from sidecar.artifacts.remote.port import Blob, Packing, RemoteSource
 from sidecar.artifacts.remote.secrets import Credentials
@@ -124,7 +129,7 @@ class TestLook:
         server.add(Status(status), method="HEAD", times=None)
         assert source("/m/model.onnx").list() == expected
         assert server.seen[-1].range == (0, 1)
-        assert server.seen[-1].sent == 1
+        server.wait(lambda: server.seen[-1].sent == 1)
 
     def test_where_head_tells_no_size_the_first_byte_is_asked_for(self, server, source):
         server.put("/m/chunked", DATA, is_chunked=True)
@@ -159,6 +164,7 @@ class TestLook:
             (401, AccessDenied, "no credentials were sent"),
             (403, AccessDenied, "no credentials were sent"),
             (404, NotFound, "there is no such file"),
+            (407, AccessDenied, "the proxy wants credentials"),
             (410, NotFound, "there is no such file"),
             (429, FetchFailed, r"come back later \(in 7 s\)"),
             (500, FetchFailed, r"has a problem \(in 7 s\)"),
@@ -253,6 +259,11 @@ class TestName:
         server.put("/m/model.onnx", DATA, headers=told)
         assert look(source("/m/model.onnx")).path == "model.onnx"
 
+    def test_the_kind_in_the_url_wins(self, server, source):
+        told = {"Content-Disposition": 'attachment; filename="x.tar.gz"'}
+        server.put("/m/lora.zip", DATA, headers=told)
+        assert look(source("/m/lora.zip")).packing is Packing.ZIP
+
     def test_a_compressed_file_is_no_archive_by_its_type(self, server, source):
         server.put("/m/vocab.json.gz", DATA, headers={"Content-Type": "application/gzip"})
         assert look(source("/m/vocab.json.gz")).path == "vocab.json.gz"
@@ -272,10 +283,16 @@ class TestName:
         with pytest.raises(InvalidArtifact, match="what the file is called"):
             source("/m/?id=7").list()
 
-    def test_a_server_that_compresses_against_our_wish_is_told(self, server, source):
-        server.put("/m/model.onnx", DATA, headers={"Content-Encoding": "gzip"})
-        with pytest.raises(InvalidArtifact, match=r"compressed \(gzip\) although"):
-            source("/m/model.onnx").list()
+    @pytest.mark.parametrize(
+        ("path", "encoding"),
+        [("/m/model.onnx", "gzip"), ("/m/lora.tar", "br"), ("/m/lora.zip", "gzip")],
+    )
+    def test_a_server_that_compresses_against_our_wish_is_told(
+        self, server, source, path, encoding
+    ):
+        server.put(path, DATA, headers={"Content-Encoding": encoding})
+        with pytest.raises(InvalidArtifact, match=rf"compressed \({encoding}\) although"):
+            source(path).list()
 
     def test_what_apache_says_of_a_tar_gz_is_no_compression_on_top(self, server, source):
         told = {"Content-Type": "application/x-tar", "Content-Encoding": "x-gzip"}
@@ -325,6 +342,10 @@ class TestSignature:
         assert bool(contents.blobs[0].tag) is known
         assert contents.blobs[0].has_ranges is known
 
+    def test_without_a_clock_a_time_says_nothing(self, server, source):
+        server.put("/m/model.onnx", DATA, etag="", headers={"Last-Modified": YESTERDAY})
+        assert source("/m/model.onnx").list().signature == ""
+
     def test_nothing_secret_is_in_what_is_kept(self, source):
         one = source(f"/m/model.onnx?X-Amz-Signature={SECRET}&token={SECRET}")
         assert SECRET not in f"{one.where} {one.list()} {one!r}"
@@ -373,7 +394,7 @@ class TestRead:
             while left:
                 left -= len(next(pieces))
             pieces.close()
-        assert server.peak_connections == 1
+        assert server.handshakes == 1
         assert len(server.seen) > 5
 
     def test_ranges_side_by_side(self, server, source):
@@ -660,3 +681,22 @@ def test_any_validators_are_read_or_refused(etag, changed):
     headers = {"etag": etag, "last-modified": changed, "date": TODAY}
     version = version_of(headers)
     assert version == "" or etag.strip() in version or changed.strip() in version
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                *("filename", "filename*", "filename*0*", "filename*1", "=", ";", '"', "'", "''"),
+                *("utf-8", "idna", "undefined", "punycode", "%", "%ff", "%00", "x", "(", "\xe9"),
+            ]
+        )
+    )
+)
+@example(["filename*1", ";", "filename*"])
+@example(["filename*", "=", "(", " ", "%00", "''", "''"])
+@example(["filename*", "=", "idna", "''", "x"])
+def test_any_content_disposition_is_read_or_passed_over(words):
+    told = {"content-disposition": "attachment; " + "".join(words)}
+    assert isinstance(file_name(told, "download"), str)
+    find_packing(told, "download", where="x")

@@ -121,7 +121,7 @@ LAYERS = st.lists(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(LAYERS)
 def test_any_layers_make_what_the_specification_says(tmp_path_factory, layers):
     expected: dict[str, bytes] = {}

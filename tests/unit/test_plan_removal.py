@@ -270,6 +270,10 @@ def test_a_fetch_that_lacks_room_gets_some_and_is_tried_at_once():
     (evict,) = trial.actions()
     trial.apply(evict)
     assert fetch in trial.actions()
+    # As long as it is under way nobody knows whether that was enough.
+    assert not evicted(trial)
+    trial.world.apply(fetch, no_room, basis=trial.world.basis, now=trial.now, jitter=0.5)
+    assert evicted(trial) == ["x2"]
 
 
 def test_a_target_that_lacks_room_gives_up_its_own_other_revisions():

@@ -170,7 +170,6 @@ TestStorm = Storm.TestCase
 TestStorm.settings = settings(
     max_examples=120,
     stateful_step_count=20,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
 )

@@ -185,9 +185,6 @@ class _Tls(Stream):
                     break
                 self._feed(until)
             except ssl.SSLError as error:
-                # What came before it counts; the next call meets the error again.
-                if pieces:
-                    break
                 # Also an end without a farewell, which anybody on the way can bring about.
                 raise httpcore.ReadError(_reason(error)) from error
             else:

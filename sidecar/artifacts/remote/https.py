@@ -19,8 +19,8 @@ from sidecar.artifacts.remote.http_urls import Target, parse_target
 from sidecar.artifacts.remote.https_answers import (
     conditions,
     file_name,
+    find_packing,
     has_moved,
-    packing_of,
     parse_length,
     parse_span,
     refuse_page,
@@ -118,7 +118,7 @@ class HttpsSource:
         else:
             raise self._status_error(answer)
         refuse_page(headers, where=where)
-        packing = packing_of(headers, self._name, where=where)
+        packing = find_packing(headers, self._name, where=where)
         version = version_of(headers)
         return Blob(
             path="" if packing else self._path(headers),
@@ -153,7 +153,7 @@ class HttpsSource:
         if answer.status not in {200, 206}:
             raise self._status_error(answer)
         refuse_page(headers, where=where)
-        packing_of(headers, self._name, where=where)
+        find_packing(headers, self._name, where=where)
         total = parse_length(headers)
         if answer.status == 206:
             span = parse_span(headers)

@@ -9,6 +9,7 @@ from datetime import datetime
 from email.message import Message
 from email.utils import parsedate_to_datetime
 
+from sidecar.artifacts.archive import packing_of
 from sidecar.artifacts.remote.port import Packing
 from sidecar.errors import (
     AccessDenied,
@@ -19,12 +20,6 @@ from sidecar.errors import (
 )
 
 MAX_WORDS = 100
-_PACKED_NAMES = (
-    (".tar.gz", Packing.TAR_GZIP),
-    (".tgz", Packing.TAR_GZIP),
-    (".tar", Packing.TAR),
-    (".zip", Packing.ZIP),
-)
 _PACKED_TYPES: Mapping[str, Packing] = {
     "application/x-tar": Packing.TAR,
     "application/x-gtar": Packing.TAR,
@@ -113,14 +108,14 @@ def file_name(headers: Mapping[str, str], url_name: str) -> str:
     return told if told and "." not in url_name.strip(".") else url_name
 
 
-def packing_of(headers: Mapping[str, str], url_name: str, *, where: str) -> Packing | None:
+def find_packing(headers: Mapping[str, str], url_name: str, *, where: str) -> Packing | None:
     """Return how the file is packed: by the URL's name, else the name it is told to be saved under,
     else the type of the content.
 
     Raises ``InvalidArtifact`` when the bytes are compressed on top of that.
     """
     told = _told_name(headers)
-    packing = _packing_of_name(url_name) or _packing_of_name(told)
+    packing = packing_of(url_name) or packing_of(told)
     if packing is None and not (told or url_name).lower().endswith(".gz"):
         packing = _PACKED_TYPES.get(content_type(headers))
     encoding = headers.get("content-encoding", "").strip().lower()
@@ -178,12 +173,7 @@ def _later(headers: Mapping[str, str]) -> str:
     after = headers.get("retry-after", "").strip()
     if not after:
         return ""
-    return f" (in {after} s)" if after.isdecimal() else f" (after {_cut(after)})"
-
-
-def _packing_of_name(name: str) -> Packing | None:
-    lower = name.lower()
-    return next((packing for end, packing in _PACKED_NAMES if lower.endswith(end)), None)
+    return f" (in {_cut(after)} s)" if after.isdecimal() else f" (after {_cut(after)})"
 
 
 def _told_name(headers: Mapping[str, str]) -> str:
@@ -192,7 +182,8 @@ def _told_name(headers: Mapping[str, str]) -> str:
     try:
         message["content-disposition"] = headers.get("content-disposition", "")
         name = message.get_filename("")
-    except (ValueError, LookupError):
+    except (ValueError, LookupError, TypeError):
+        # The library raises all of these for parameters that contradict each other.
         return ""
     return name.replace("\\", "/").rpartition("/")[2]
 

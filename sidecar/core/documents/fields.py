@@ -16,7 +16,7 @@ from sidecar.errors import DocumentError
 MAX_NAME_BYTES = 253
 MAX_SHOWN = 80
 """Characters of a value that a message repeats."""
-SCHEMES = ("s3", "gs", "az", "https", "hf", "oci", "file")
+SCHEMES = ("s3", "gs", "az", "https", "http", "hf", "oci", "file")
 
 _WORDS = {str: "text", bool: "true or false", dict: "a mapping", list: "a list"}
 _SCHEME = re.compile(r"\A([A-Za-z][A-Za-z0-9+.\-]*)://")
@@ -184,12 +184,12 @@ class Fields:
             return None
         return node
 
-    def source(self, name: str, *, schemes: Iterable[str] = SCHEMES) -> str | None:
-        """Return a required source: an absolute path, or a URL of one of ``schemes``."""
+    def source(self, name: str) -> str | None:
+        """Return a required source: an absolute path, or a URL of one of ``SCHEMES``."""
         value = self.text(name, required=True)
         if value is None:
             return None
-        wrong = check_source(value, tuple(schemes))
+        wrong = check_source(value, SCHEMES)
         if wrong is not None:
             self.problem(name, *wrong)
             return None

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from sidecar.core.desired import Format
-from sidecar.core.documents.fields import SCHEMES, Fields, Report, shown
+from sidecar.core.documents.fields import Fields, Report, shown
 from sidecar.core.documents.nodes import Node
 from sidecar.core.documents.parsed import ParsedDocument, ParsedEntry
-
-_SCHEMES = (*SCHEMES, "http")
 
 
 def parse_kserve(key: str, root: Node) -> ParsedDocument:
@@ -51,7 +49,7 @@ def _parse_entry(fields: Fields) -> ParsedEntry | None:
             fields.problem("modelSpec", "the field modelSpec is missing")
         return None
     spec = Fields(fields.report, f"{fields.path}.modelSpec", node, node.value, fields.name)
-    source = spec.source("storageUri", schemes=_SCHEMES)
+    source = spec.source("storageUri")
     if fields.bad or fields.name is None or source is None:
         return None
     return ParsedEntry(name=fields.name, source=source, where=fields.where())
