@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import edits, footprint, many, page
+from bench import edits, fetch, footprint, many, page
 from bench.report import NotMeasuredError, Table, machine
 from lab import LabError
 
@@ -19,6 +19,7 @@ BENCHMARKS: dict[str, Callable[[Path], list[Table]]] = {
     "many": many.run,
     "page": page.run,
     "footprint": footprint.run,
+    "fetch": fetch.run,
 }
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from adapters.base import Kind
+from sidecar.artifacts.locations import is_remote
 from sidecar.core.actions import Action, Check, Evict, Fetch, Load, Plan, Unload, Wait
 from sidecar.core.backoff import Basis, Severity
 from sidecar.core.inventory import Inventory
@@ -92,7 +93,8 @@ class Drives:
         self._hooks = hooks
         self._changed = changed
         self._settled = settled
-        self._fetching = asyncio.Semaphore(fetch_concurrency)
+        # Apart, so that a server that is slow keeps nobody from what lies on a disk.
+        self._fetching = {far: asyncio.Semaphore(fetch_concurrency) for far in (False, True)}
         self._finder = Finder(executor, places=fetch_concurrency)
         self._checking = asyncio.Semaphore(CHECK_CONCURRENCY)
         self._engine_calls = asyncio.Semaphore(ENGINE_CONCURRENCY)
@@ -232,7 +234,7 @@ class Drives:
 
     def _room_for(self, step: Action) -> asyncio.Semaphore:
         if isinstance(step, Fetch):
-            return self._fetching
+            return self._fetching[is_remote(step.entry.source)]
         return self._checking if isinstance(step, Check) else self._engine_calls
 
     async def _run(self, action: Action, progressed: Progressed) -> Outcome:

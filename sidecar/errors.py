@@ -14,6 +14,7 @@
         |-- UnsupportedSource    a scheme this build cannot do  -> new document
         |-- DigestMismatch       not the bytes that were pinned -> new document or artifact
         |-- InvalidArtifact      broken or incomplete files     -> new document or artifact
+        |   `-- DamagedSource        not what it promises itself -> the same, and now and then
         |-- UnsafeArtifact       pickle, links out, devices     -> new document or artifact
         `-- IncompatibleArtifact does not fit this engine       -> the same, or another engine start
 
@@ -97,6 +98,10 @@ class InvalidArtifact(ArtifactError):
 
     reason = "InvalidArtifact"
     retryable = False
+
+
+class DamagedSource(InvalidArtifact):
+    """The bytes are not those that the source itself promises."""
 
 
 class UnsafeArtifact(ArtifactError):

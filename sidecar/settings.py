@@ -150,7 +150,13 @@ class Settings:
         metavar="SECONDS",
         parse=parse_seconds,
     )
-    fetch_concurrency: int = define(4, DISK, "Fetches at once.", metavar="N", parse=parse_count)
+    fetch_concurrency: int = define(
+        4,
+        DISK,
+        "Fetches at once from the network, and as many from local paths.",
+        metavar="N",
+        parse=parse_count,
+    )
     spread_seconds: float = define(
         0.0,
         DISK,
@@ -300,6 +306,12 @@ def check_for_run(settings: Settings) -> None:
         raise UsageError(
             "say where the document is: exactly one of --config-dir, --config-file, --configmap"
         )
+    for prefix in settings.allow_source:
+        if "?" in prefix or "#" in prefix:
+            raise UsageError(
+                f"--allow-source: {redact_source(prefix)!r} has a query or a fragment, by which "
+                "nothing is admitted or refused; end it before"
+            )
     if settings.configmap is None and (settings.namespace or settings.kubeconfig):
         raise UsageError("--namespace and --kubeconfig go with --configmap")
     metrics = len(settings.engine_metrics_url)

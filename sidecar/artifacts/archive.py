@@ -66,18 +66,22 @@ def unpack(
 
     Files become 0644 and durable, directories 0755; links become copies of what they name inside
     the archive. Each path has to be new in the directory, which is of no use after an error.
-    The workspace is asked for room for every byte; its ``report`` is not called: ``report`` here
-    is, with the bytes of the archive as they are read.
+    The workspace is asked for room for every byte; its ``report`` hears 0 again and again, so that
+    nobody takes it for hanging. ``report`` here hears the bytes of the archive as they are read.
     Raises ``UnsafeArtifact`` for what leads out, is there twice, is no plain file, or is more than
     it may be; ``InvalidArtifact`` for what is cut, damaged or packed in a way that is not read;
     ``StoreFull``, ``FetchFailed`` and ``Stopped``.
     """
+
+    def read(size: int) -> None:
+        report(size)
+        # Also for what is read past, of which nothing is written.
+        workspace.report(0)
+
     with open_members(
-        file, packing, where=where, max_files=max_files, stop=workspace.stop, report=report
+        file, packing, where=where, max_files=max_files, stop=workspace.stop, report=read
     ) as members:
-        with source_errors(where):
-            size = file.stat().st_size
-        bounds = _bounds(size, max_files, max_bytes)
+        bounds = bounds_of(file, where, max_files, max_bytes)
         with Tree(workspace, where, bounds) as tree:
             for member in members:
                 tree.add(member)
@@ -128,7 +132,10 @@ def _members(file: ArchiveFile, packing: Packing, max_files: int) -> Iterator[Me
     return read_tar(file, file.where)
 
 
-def _bounds(size: int, max_files: int, max_bytes: int | None) -> Bounds:
+def bounds_of(file: Path, where: str, max_files: int, max_bytes: int | None) -> Bounds:
+    """Return how much may come out of an archive of this size. Raises ``ArtifactError``."""
+    with source_errors(where):
+        size = file.stat().st_size
     unlikely = max(FREE_RATIO_BYTES, MAX_RATIO * size)
     if max_bytes is not None and max_bytes <= unlikely:
         return Bounds(max_files=max_files, max_bytes=max_bytes, why="which is --max-artifact-bytes")

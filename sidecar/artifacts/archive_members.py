@@ -12,7 +12,7 @@ from typing import Protocol
 from sidecar.artifacts.files import raise_if_stopped, source_errors
 from sidecar.errors import InvalidArtifact
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 256 << 10
 
 
 class MemberKind(StrEnum):

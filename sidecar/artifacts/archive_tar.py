@@ -22,11 +22,14 @@ from sidecar.artifacts.archive_members import (
     no_archive,
 )
 from sidecar.artifacts.paths import shown
-from sidecar.errors import InvalidArtifact
+from sidecar.errors import InvalidArtifact, UnsafeArtifact
 
 BLOCK_BYTES = 512
 MAX_EXTENSION_BYTES = 1 << 20
 """Of one pax header or long name: paths are far shorter, extended attributes rarely longer."""
+MAX_ALL_EXTENSIONS_BYTES = 64 << 20
+"""Of all of them in one archive: compressed to nothing, they would keep a processor busy for days.
+Those of 100,000 files take 10 to 30 MiB."""
 MAX_EXTENSIONS = 8
 """Headers in a row that say something of one member; packers write one or two."""
 MAX_PADDING_BYTES = 16 << 20
@@ -68,6 +71,7 @@ class _Tar:
         self._where = where
         self._left = 0
         """Of the content of the member that was yielded last."""
+        self._extensions_bytes = 0
         self._is_tar = False
 
     def members(self) -> Iterator[Member]:
@@ -146,6 +150,12 @@ class _Tar:
     def _extend(self, extended: dict[str, str], header: tarfile.TarInfo) -> None:
         if header.size > MAX_EXTENSION_BYTES:
             raise damaged(self._where, f"a header is longer than {MAX_EXTENSION_BYTES} bytes")
+        self._extensions_bytes += header.size
+        if self._extensions_bytes > MAX_ALL_EXTENSIONS_BYTES:
+            raise UnsafeArtifact(
+                f"{self._where}: the archive has more than {MAX_ALL_EXTENSIONS_BYTES} bytes of "
+                "pax headers and long names"
+            )
         data = self._read(header.size)
         self._read(-header.size % BLOCK_BYTES)
         if header.type in _LONG_NAMES:

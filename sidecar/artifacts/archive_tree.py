@@ -20,12 +20,14 @@ from sidecar.artifacts.files import (
     store_errors,
 )
 from sidecar.artifacts.manifest import MARKER, FileRecord
-from sidecar.artifacts.paths import Paths, safe_path, shown
+from sidecar.artifacts.paths import MAX_PARTS, MAX_PATH_BYTES, Paths, safe_path, shown
 from sidecar.artifacts.syncer import Syncer
-from sidecar.artifacts.workspace import Workspace, nobody
-from sidecar.errors import UnsafeArtifact
+from sidecar.artifacts.workspace import Workspace
+from sidecar.errors import InvalidArtifact, UnsafeArtifact
 
 _GROW_BYTES = 64 << 20
+_MAX_TARGET_PARTS = 2 * MAX_PARTS
+"""All the way up, and all the way down."""
 _FILE_FLAGS = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW
 
 
@@ -44,7 +46,8 @@ class Tree:
     """Writes members as plain files and directories, whatever an archive says of them.
 
     Nothing is ever written through a link: on disk there is none, links become copies. Files are
-    durable after ``finish``; the end of the ``with`` gives up threads.
+    durable after ``finish``; the end of the ``with`` gives up threads. The workspace's ``report``
+    is called with 0 at each step: nothing new arrived, but it gets on.
     Methods raise ``ArtifactError`` and ``Stopped``.
     """
 
@@ -69,6 +72,7 @@ class Tree:
 
     def add(self, member: Member) -> None:
         """Write one member; a link waits for ``finish``."""
+        self._step()
         self._members += 1
         self._count(member.size)
         path = self._path(member.name, member.kind)
@@ -86,7 +90,7 @@ class Tree:
             case MemberKind.LINK:
                 # As a file, so that no later member is written through it.
                 self._make(self._paths.add_file(path))
-                self._links[path] = member.target
+                self._links[path] = self._target(member)
             case _:
                 raise UnsafeArtifact(
                     f"{self._where}: {shown(member.name)} is {member.kind}; pack without it"
@@ -117,6 +121,20 @@ class Tree:
             part == ".DS_Store" or part.startswith("._") for part in parts
         )
         return None if is_ignored else path
+
+    def _step(self) -> None:
+        """Be stopped here, and have whoever waits hear that it is not hanging."""
+        raise_if_stopped(self._workspace.stop)
+        self._workspace.report(0)
+
+    def _target(self, member: Member) -> str:
+        target = member.target
+        size = len(target.encode("utf-8", "surrogateescape"))
+        if size > MAX_PATH_BYTES or target.count("/") >= _MAX_TARGET_PARTS:
+            raise InvalidArtifact(
+                f"{self._where}: what the link {shown(member.name)} names is longer than any path"
+            )
+        return target
 
     def _count(self, size: int) -> None:
         self._bytes += size
@@ -151,13 +169,14 @@ class Tree:
             try:
                 os.fchmod(target, FILE_MODE)
                 for chunk in member.chunks:
-                    raise_if_stopped(self._workspace.stop)
+                    self._step()
                     self._grow(len(chunk), left)
                     left -= len(chunk)
                     digest.update(chunk)
                     rest = memoryview(chunk)
                     while rest:
                         rest = rest[os.write(target, rest) :]
+                    self._workspace.unpacked(len(chunk))
                     self._syncer.wrote(target, len(chunk))
             except BaseException:
                 os.close(target)
@@ -184,10 +203,11 @@ class Tree:
                     self._where,
                     self._root / path,
                     stop=self._workspace.stop,
-                    report=nobody,
+                    report=lambda _: self._workspace.report(0),
                 )
             finally:
                 os.close(source)
+        self._workspace.unpacked(one.size)
         self._records[path] = FileRecord(path=path, size=one.size, sha256=sha256)
 
     def _earlier(self, member: Member) -> FileRecord:
@@ -200,6 +220,7 @@ class Tree:
         return found
 
     def _follow(self, path: str) -> str:
+        self._step()
         paths = self._paths
         return follow(path, self._links, paths.files, paths.directories, self._where)
 
@@ -213,7 +234,7 @@ class Tree:
     def _expand(
         self, path: str, real: str, children: dict[str, list[str]], above: tuple[str, ...]
     ) -> None:
-        raise_if_stopped(self._workspace.stop)
+        self._step()
         safe_path(path, self._where)
         if real in self._records:
             self._make(self._paths.add_file(path))

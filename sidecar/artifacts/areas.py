@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from sidecar.errors import AccessDenied, FetchFailed, SourceMoved
 
 KEPT_SECONDS = 86400.0
 """How long an interrupted fetch is kept for the next one: a day of somebody's failing network."""
+MAX_SIGNATURE_BYTES = 4096
 _PREFIX = "fetch-"
 
 
@@ -56,6 +58,8 @@ class Areas:
         self._staging = root / ".staging"
         self._lock_path = lock_path
         self._locks = locks
+        self._running: set[Path] = set()
+        """What this agent is fetching into: its room is reserved, and not counted once more."""
 
     def open(self, now: float) -> None:
         """Make the directory, and delete what dead agents left that is of no use any more."""
@@ -94,6 +98,7 @@ class Areas:
             make_directories(self._staging)
             if not self._locks.acquire(_key(path), exclusive=True):
                 raise FetchFailed(f"{path}: another pod is deleting it; it is fetched anew soon")
+        self._running.add(path)
         try:
             with store_errors(self._root):
                 area = _reopen(path, signature)
@@ -105,9 +110,10 @@ class Areas:
             is_kept = bool(signature)
             raise
         finally:
+            self._running.discard(path)
             with suppress(OSError):
                 if not is_kept:
-                    remove_tree(path)
+                    _remove(path)
             with suppress(OSError):
                 self._locks.release(_key(path))
 
@@ -116,11 +122,12 @@ class Areas:
         return _size(self._path(key))
 
     def bytes_besides(self, key: str, now: float) -> int:
-        """Return how many bytes interrupted and foreign fetches have on disk; delete old ones."""
+        """Return how many bytes interrupted fetches, and those of other agents, have on disk.
+
+        Old ones are deleted.
+        """
         total = 0
-        for left in children(self._staging):
-            if left == self._path(key) or not left.name.startswith(_PREFIX):
-                continue
+        for left in self._others(key):
             if not _is_worth_keeping(left, now):
                 self._collect(left)
             total += _size(left)
@@ -129,11 +136,15 @@ class Areas:
     def drop_interrupted(self, key: str) -> int:
         """Delete what interrupted fetches left, but ``key``'s; return how many bytes that were."""
         freed = 0
-        for left in children(self._staging):
-            if left != self._path(key) and left.name.startswith(_PREFIX):
-                size = _size(left)
-                freed += size if self._collect(left) else 0
+        for left in self._others(key):
+            size = _size(left)
+            freed += size if self._collect(left) else 0
         return freed
+
+    def _others(self, key: str) -> list[Path]:
+        ours = {self._path(key), *self._running}
+        found = children(self._staging)
+        return [one for one in found if one.name.startswith(_PREFIX) and one not in ours]
 
     def _path(self, key: str) -> Path:
         digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
@@ -144,7 +155,7 @@ class Areas:
         locks = LockFile(self._lock_path)
         try:
             if is_ours := locks.acquire(_key(path), exclusive=True):
-                remove_tree(path)
+                _remove(path)
             return is_ours
         finally:
             locks.close()
@@ -164,24 +175,51 @@ def _make(path: Path) -> Area:
 
 
 def _reopen(path: Path, signature: str) -> Area:
-    if signature:
-        with suppress(OSError):
-            if (path / "signature").read_text() == signature:
-                os.utime(path)
-                return Area(path=path, new=path / "new", scratch=path / "scratch")
-    remove_tree(path)
+    area = Area(path=path, new=path / "new", scratch=path / "scratch")
+    # Links are nobody's areas: what is written and deleted here must be below the store.
+    is_whole = all(_is_directory(one) for one in (path, area.new, area.scratch))
+    if signature and is_whole and _read_signature(path) == signature:
+        os.utime(path)
+        return area
+    _remove(path)
     area = _make(path)
     # Last: without it, nothing that lies here is taken for anything.
     write_file(path / "signature", signature.encode())
     return area
 
 
-def _is_worth_keeping(path: Path, now: float) -> bool:
+def _remove(path: Path) -> None:
+    """Delete an area; when that is cut off, what is left is not taken for an interrupted fetch."""
+    if _is_directory(path):
+        remove_tree(path / "signature")
+    remove_tree(path)
+
+
+def _is_directory(path: Path) -> bool:
     try:
-        signature = (path / "signature").read_text()
+        return stat.S_ISDIR(path.lstat().st_mode)
     except OSError:
         return False
-    return bool(signature) and now - _last_used(path) < KEPT_SECONDS
+
+
+def _read_signature(path: Path) -> str:
+    """Return what an area is for; nothing where that is not to be read, whatever lies there."""
+    try:
+        descriptor = os.open(path / "signature", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return ""
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return ""
+        return os.read(descriptor, MAX_SIGNATURE_BYTES).decode()
+    except (OSError, ValueError):
+        return ""
+    finally:
+        os.close(descriptor)
+
+
+def _is_worth_keeping(path: Path, now: float) -> bool:
+    return bool(_read_signature(path)) and now - _last_used(path) < KEPT_SECONDS
 
 
 def _last_used(path: Path) -> float:

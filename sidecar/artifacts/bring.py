@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
@@ -12,10 +13,11 @@ from threading import Event
 from adapters.base import Kind
 from sidecar.artifacts.areas import Area
 from sidecar.artifacts.disk import Disk
-from sidecar.artifacts.fetch import SourceOptions, local_path, open_source
+from sidecar.artifacts.fetch import SourceOptions, open_source
 from sidecar.artifacts.files import store_errors
 from sidecar.artifacts.layout import Held
 from sidecar.artifacts.listing import Fetcher, Listing, Look, check_files
+from sidecar.artifacts.locations import local_path
 from sidecar.artifacts.manifest import Manifest, content_digest
 from sidecar.artifacts.meter import Meter
 from sidecar.artifacts.room import Reservation, Room, Taken
@@ -27,10 +29,14 @@ from sidecar.core.progress import asks
 from sidecar.core.redact import redact_source
 from sidecar.errors import (
     ArtifactError,
+    DamagedSource,
     DigestMismatch,
+    FetchFailed,
     InvalidArtifact,
     UnsafeArtifact,
 )
+
+log = logging.getLogger("model_sidecar.fetches")
 
 CLOCK_TICK_SECONDS = 0.05
 COARSE_TICK_SECONDS = 2.0
@@ -43,14 +49,15 @@ class Order:
     entry: Entry
     fetcher: Fetcher
     listing: Listing
-    is_restore: bool
+    restore: Revision | None
+    """Whose files are gone: read again, whatever the source looks like."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Refused:
     """Bytes that are not what was asked for."""
 
-    asks: tuple[str, str | None]
+    asks: tuple[str, str | None, Kind | None]
     signature: str
     kind: type[ArtifactError]
     message: str
@@ -84,16 +91,21 @@ class Bringer:
                 listing = found.list()
         except ArtifactError as error:
             return error
+        except Exception as error:
+            # Whatever a server made of a library, it is the trouble of this source alone.
+            log.exception("a defect of the agent, in a look at %s", redact_source(entry.source))
+            what = f"it cannot be looked at, by a defect of the agent ({type(error).__name__})"
+            return FetchFailed(f"{redact_source(entry.source)}: {what}; its log says more")
         return Look(signature=listing.signature, newest_change=listing.newest_change)
 
     def find(
-        self, entry: Entry, held: tuple[Held, ...], *, is_restore: bool
+        self, entry: Entry, held: tuple[Held, ...], *, restore: Revision | None
     ) -> Held | Revision | Order:
         """Return what answers the entry without reading the source, else the order to read it.
 
         Whoever takes the order closes its fetcher.
         """
-        if entry.digest is not None and not is_restore:
+        if entry.digest is not None and restore is None:
             for one in held:
                 if one.manifest.digest == entry.digest and (used := self._use(one, entry)):
                     return used
@@ -103,7 +115,7 @@ class Bringer:
         with ExitStack() as opened:
             opened.callback(found.close)
             self._refuse_own_directory(entry.source)
-            order = Order(entry=entry, fetcher=found, listing=found.list(), is_restore=is_restore)
+            order = Order(entry=entry, fetcher=found, listing=found.list(), restore=restore)
             if (same := self._same_source(order, held)) is not None:
                 return same
             self._raise_refused(order)
@@ -113,8 +125,8 @@ class Bringer:
     def find_held(self, entry: Entry, held: tuple[Held, ...]) -> Held | None:
         """Return what ``find`` finds on disk; None for every other answer and for errors."""
         try:
-            found = self.find(entry, held, is_restore=False) if held else None
-        except ArtifactError:
+            found = self.find(entry, held, restore=None) if held else None
+        except Exception:  # noqa: BLE001 - the fetch that follows says what it is
             return None
         if isinstance(found, Order):
             found.fetcher.close()
@@ -132,15 +144,17 @@ class Bringer:
         with self._disk.fetching(fetch_key(entry)) as is_ours:
             if not is_ours:
                 return None
-            found = self._same_source(order, self._disk.read_name(entry.name))
+            on_disk = self._disk.read_name(entry.name)
+            found = self._same_source(order, on_disk) or self._restored(order, on_disk)
             if found is not None:
                 return found
             try:
                 return self._fetch(order, held_bytes, report, stop)
             except (DigestMismatch, InvalidArtifact, UnsafeArtifact) as error:
-                if order.listing.signature:
+                # What breaks its own promise may be mended without looking different.
+                if order.listing.signature and not isinstance(error, DamagedSource):
                     self._refused[entry.name] = _Refused(
-                        asks=asks(entry),
+                        asks=(*asks(entry), entry.kind),
                         signature=order.listing.signature,
                         kind=type(error),
                         message=str(error),
@@ -188,13 +202,19 @@ class Bringer:
         with store_errors(self._disk.root):
             began_at = area.path.stat().st_ctime
         meter = Meter(report)
+
+        def came(size: int) -> None:
+            reservation.wrote(size)
+            meter.add(size)
+
         workspace = Workspace(
             directory=area.new,
             scratch=area.scratch,
-            report=meter.add,
+            report=came,
             grow=reservation.grow,
             stop=stop,
             fetched=self._fetched,
+            unpacked=reservation.landed,
         )
         records = order.fetcher.bring(workspace)
         meter.flush()
@@ -223,13 +243,14 @@ class Bringer:
         refused = self._refused.get(order.entry.name)
         if refused is None:
             return
-        if (refused.asks, refused.signature) == (asks(order.entry), order.listing.signature):
+        asked = (*asks(order.entry), order.entry.kind)
+        if (refused.asks, refused.signature) == (asked, order.listing.signature):
             raise refused.kind(refused.message)
         del self._refused[order.entry.name]
 
     def _same_source(self, order: Order, held: Iterable[Held]) -> Held | None:
         entry, source = order.entry, redact_source(order.entry.source)
-        if order.is_restore or not order.listing.signature:
+        if order.restore is not None or not order.listing.signature:
             return None
         for one in held:
             manifest = one.manifest
@@ -240,6 +261,13 @@ class Bringer:
             ):
                 _require_digest(entry, manifest.digest)
                 return used
+        return None
+
+    def _restored(self, order: Order, held: Iterable[Held]) -> Held | None:
+        """Return what was to be put back, when another agent has just done that."""
+        for one in held:
+            if order.restore is not None and one.revision.path == order.restore.path:
+                return self._use(one, order.entry)
         return None
 
     def _use(self, held: Held, entry: Entry) -> Held | None:

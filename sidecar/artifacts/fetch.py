@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-import posixpath
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from adapters.base import Kind
 from sidecar.artifacts.listing import FREE_SIZE, Fetcher, Limits
 from sidecar.artifacts.local import LocalSource
+from sidecar.artifacts.locations import check_source_allowed, local_path, scheme_of
 from sidecar.artifacts.manifest import REVISION_CHARACTERS
 from sidecar.core.desired import Entry
 from sidecar.core.inventory import Revision
@@ -21,8 +20,6 @@ from sidecar.core.redact import redact_source
 from sidecar.errors import SourceNotAllowed, UnsupportedSource
 
 REMOTE_SCHEMES = frozenset({"s3", "gs", "az", "hf", "oci", "https", "http"})
-_REFERENCE = re.compile("([^@:]+)([@:].*)?")
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,89 +108,6 @@ def _open_remote(entry: Entry, scheme: str, options: SourceOptions) -> Fetcher:
 
 def _is_plain_http_meant(entry: Entry, allowed: Sequence[str]) -> bool:
     return entry.digest is not None or any(scheme_of(one) == "http" for one in allowed)
-
-
-def check_source_allowed(source: str, prefixes: Sequence[str]) -> None:
-    """Raise ``SourceNotAllowed`` unless ``source`` lies below one of ``prefixes``.
-
-    Whole components are compared (``/data/a`` does not admit ``/data/ab``). Local paths are
-    compared after links and ``..`` are resolved, so that neither leads out; a URL with ``..`` in
-    it is never admitted. No prefixes: everything is allowed.
-    """
-    if not prefixes:
-        return
-    parts = _components(source)
-    for prefix in prefixes:
-        wanted = _components(prefix)
-        if parts is not None and wanted is not None and parts[: len(wanted)] == wanted:
-            return
-    raise SourceNotAllowed(
-        f"{redact_source(source)}: not below any --allow-source "
-        f"({', '.join(redact_source(one) for one in prefixes)})"
-    )
-
-
-def scheme_of(source: str) -> str | None:
-    """Return the scheme of a URL in lower case; None for a path or a bare name."""
-    found = _SCHEME.match(source)
-    return found[1].lower() if found else None
-
-
-def is_remote(source: str) -> bool:
-    """Tell whether a source is on the network."""
-    return scheme_of(source) not in (None, "file")
-
-
-def local_path(source: str) -> str | None:
-    """Return the absolute path that a source names; None when it names something else."""
-    if source.startswith("/"):
-        path = source
-    elif scheme_of(source) == "file":
-        authority, slash, rest = source[len("file://") :].partition("/")
-        path = slash + unquote(rest) if authority in {"", "localhost"} else ""
-    else:
-        return None
-    # No path of any system call holds a NUL.
-    return path if path and "\0" not in path else None
-
-
-def _components(source: str) -> tuple[str, ...] | None:
-    """Return scheme, host and path components; None for what must not be admitted."""
-    path = local_path(source)
-    if path is not None:
-        return ("file", *_split(os.path.realpath(path)))
-    if "\0" in unquote(source):
-        return None
-    scheme = scheme_of(source)
-    if scheme is None:
-        return ("", *_split(posixpath.normpath(source)))
-    try:
-        url = urlsplit(source)
-        host, port = (url.hostname or "").lower(), url.port
-    except ValueError:
-        return None
-    if "@" in url.netloc and scheme not in ("https", "http"):
-        # Only web addresses have users: to anything else, this is no way to name another place.
-        return None
-    parts = _split(unquote(url.path))
-    if scheme in ("hf", "oci"):
-        parts = _split_reference(parts, 0 if scheme == "hf" else len(parts) - 1)
-    if ".." in parts or "." in parts or "\\" in unquote(url.path):
-        return None
-    return (scheme, f"{host}:{port}" if port else host, *parts)
-
-
-def _split(path: str) -> tuple[str, ...]:
-    return tuple(part for part in path.split("/") if part)
-
-
-def _split_reference(parts: tuple[str, ...], repository: int) -> tuple[str, ...]:
-    """Make what selects a revision a part of its own: hf://org/repo admits hf://org/repo@v2."""
-    if not 0 <= repository < len(parts):
-        return parts
-    found = _REFERENCE.fullmatch(parts[repository])
-    split = tuple(filter(None, found.groups())) if found else (parts[repository],)
-    return (*parts[:repository], *split, *parts[repository + 1 :])
 
 
 def _passthrough(entry: Entry, path: str) -> Revision:

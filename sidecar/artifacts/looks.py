@@ -11,10 +11,12 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from threading import Event, Lock
 from typing import Generic, TypeVar
 
+from sidecar.artifacts.locations import is_remote
 from sidecar.artifacts.threads import Workers
 from sidecar.core.desired import Entry
 from sidecar.core.redact import redact_source
@@ -27,6 +29,16 @@ PARALLEL = 4
 ALONE_SECONDS = 0.2
 """Healthy sources are asked fastest by one thread; others join it where that takes longer."""
 THREADS = 2 * PARALLEL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round(Generic[T]):
+    """What one round of questions came to."""
+
+    answers: Mapping[str, T]
+    """By name; those that were asked and did not answer are missing."""
+    unasked: frozenset[str]
+    """Those that the round did not come to."""
 
 
 class Looks:
@@ -43,8 +55,8 @@ class Looks:
         *,
         each_seconds: float,
         all_seconds: float,
-    ) -> dict[str, T]:
-        """Return the answers by name, without those that did not come in time.
+    ) -> Round[T]:
+        """Return the answers that came in time.
 
         A healthy round costs a handful of thread changes, however many entries it has.
         """
@@ -82,12 +94,13 @@ class Looks:
                     del asking[task]
                     task.result()
         finally:
+            unasked = frozenset(entry.name for entry in todo)
             todo.clear()
             for task, asker in asking.items():
                 asker.give_up(math.inf)
                 task.cancel()
             await asyncio.gather(*asking, *given_up, return_exceptions=True)
-        return answers
+        return Round(answers=answers, unasked=unasked)
 
     def close(self) -> None:
         """Accept no more questions."""
@@ -95,6 +108,43 @@ class Looks:
 
     async def _run(self, asker: _Asker[T]) -> None:
         await self._workers.run(asker.run, grace_seconds=0.0)
+
+
+class NearAndFar:
+    """Asks disks and networks apart, so that a server that hangs takes no thread from the disks."""
+
+    def __init__(self) -> None:
+        self._looks = {is_far: Looks() for is_far in (False, True)}
+
+    async def ask(
+        self,
+        entries: Iterable[Entry],
+        question: Callable[[Entry], T],
+        *,
+        each_seconds: tuple[float, float],
+        all_seconds: float,
+    ) -> Round[T]:
+        """Return the answers; ``each_seconds``: for what is near, and for what is on a network."""
+        kinds: dict[bool, list[Entry]] = {}
+        for entry in entries:
+            kinds.setdefault(is_remote(entry.source), []).append(entry)
+        rounds = await asyncio.gather(
+            *(
+                self._looks[is_far].ask(
+                    some, question, each_seconds=each_seconds[is_far], all_seconds=all_seconds
+                )
+                for is_far, some in kinds.items()
+            )
+        )
+        return Round(
+            answers={name: one for some in rounds for name, one in some.answers.items()},
+            unasked=frozenset().union(*(one.unasked for one in rounds)),
+        )
+
+    def close(self) -> None:
+        """Accept no more questions."""
+        for looks in self._looks.values():
+            looks.close()
 
 
 class _Asker(Generic[T]):

@@ -18,7 +18,7 @@ class Taken:
     """What is on the store's disk when a fetch begins."""
 
     held_bytes: int
-    """Of complete revisions, and of fetches that are not ours."""
+    """Of complete revisions, of interrupted fetches, and of those of other agents."""
     resumed_bytes: int
     """What an interrupted fetch left of the bytes that are asked for now."""
     spare: Callable[[], int]
@@ -81,6 +81,12 @@ class Room:
             to.size += size
             to.coming += coming
 
+    def _landed(self, size: int, of: Reservation) -> None:
+        with self._lock:
+            landed = min(size, of.coming)
+            of.coming -= landed
+            self._coming -= landed
+
 
 class Reservation:
     """Bytes that one fetch may write."""
@@ -92,7 +98,18 @@ class Reservation:
         self.what = what
         self.size = 0
         self.coming = 0
+        self._resumed_bytes = taken.resumed_bytes
 
     def grow(self, size: int) -> None:
         """Set further bytes aside: an archive turned out to hold more. Raises ``StoreFull``."""
         self._room._take(size, size, self)
+
+    def wrote(self, size: int) -> None:
+        """Hear that so many of the bytes are on disk, first of all those that were resumed."""
+        resumed = min(size, self._resumed_bytes)
+        self._resumed_bytes -= resumed
+        self.landed(size - resumed)
+
+    def landed(self, size: int) -> None:
+        """Hear that so many of the bytes are on disk, where they take free room no more."""
+        self._room._landed(size, self)

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from pathlib import Path
 from threading import Event
-from typing import TypeVar
 
 from sidecar.artifacts.bring import Bringer, Order
 from sidecar.artifacts.disk import Disk
-from sidecar.artifacts.fetch import ALL_SOURCES, SourceOptions, is_remote
+from sidecar.artifacts.fetch import ALL_SOURCES, SourceOptions
 from sidecar.artifacts.layout import Held, lock_key
 from sidecar.artifacts.listing import Look
-from sidecar.artifacts.looks import Looks
+from sidecar.artifacts.looks import NearAndFar
 from sidecar.artifacts.room import Room
 from sidecar.artifacts.threads import Workers
 from sidecar.artifacts.workspace import nobody
@@ -24,7 +23,6 @@ from sidecar.core.inventory import Inventory, Revision
 from sidecar.core.redact import redact_source
 from sidecar.errors import ArtifactError, FetchFailed
 
-T = TypeVar("T")
 Progress = Callable[[int, int | None], None]
 """Called on the event loop with bytes fetched so far and, where known, in total."""
 
@@ -33,6 +31,8 @@ FIND_THREADS = 4
 """Beside those that fetch: looks that come before a fetch."""
 LOOK_SECONDS = 10.0
 LOOK_ALL_SECONDS = 60.0
+REMOTE_LOOK_SECONDS = 60.0
+"""A listing of 100,000 objects takes a hundred pages."""
 FIND_SECONDS = 2.0
 FIND_ALL_SECONDS = 20.0
 FETCH_WAIT_SECONDS = 3600.0
@@ -66,9 +66,8 @@ class Store:
         self._max_bytes = max_bytes
         self._workers = Workers("store", DISK_THREADS)
         # Apart from the store's own disk: a source may hang for ever.
-        self._fetchers = Workers("fetch", fetch_concurrency + FIND_THREADS)
-        # Apart, so that a server that hangs takes no thread from the disks.
-        self._looks = {is_remote: Looks() for is_remote in (False, True)}
+        self._fetchers = Workers("fetch", 2 * fetch_concurrency + FIND_THREADS)
+        self._looks = NearAndFar()
         self._held: dict[str, tuple[Held, ...]] = {}
         self._revisions: dict[str, tuple[Revision, ...]] = {}
         """Those of ``_held``, so that a change of one costs no step for each of the others."""
@@ -95,8 +94,7 @@ class Store:
         """Give up all locks; running fetches must have been cancelled before."""
         self._workers.close()
         self._fetchers.close()
-        for looks in self._looks.values():
-            looks.close()
+        self._looks.close()
         self._disk.close()
 
     def inventory(self) -> Inventory:
@@ -141,14 +139,21 @@ class Store:
     async def look_all(self, entries: Iterable[Entry]) -> dict[str, Look | ArtifactError]:
         """Look at many sources at once; a passthrough that the agent cannot see never moves.
 
-        One that does not answer within 10 s is an error, and so it is until it does. A round ends
-        after a minute; those that it did not come to are errors too.
+        One that does not answer within 10 s (60 s over the network) is an error, and so it is until
+        it does. A round ends after a minute; those that it did not come to are left out.
         """
         asked = tuple(entries)
-        found = await self._ask(
-            asked, self._bringer.look, each_seconds=LOOK_SECONDS, all_seconds=LOOK_ALL_SECONDS
+        found = await self._looks.ask(
+            asked,
+            self._bringer.look,
+            each_seconds=(LOOK_SECONDS, REMOTE_LOOK_SECONDS),
+            all_seconds=LOOK_ALL_SECONDS,
         )
-        return {entry.name: found.get(entry.name) or _no_answer(entry) for entry in asked}
+        return {
+            entry.name: found.answers.get(entry.name) or _no_answer(entry)
+            for entry in asked
+            if entry.name not in found.unasked
+        }
 
     async def fetch(
         self, entry: Entry, *, restore: Revision | None, progress: Progress
@@ -157,12 +162,10 @@ class Store:
 
         A source that looks as it did costs stats only; a pinned digest on disk costs no look at
         the source. With ``restore`` the bytes are read in any case, because that revision's files
-        are gone. Cancelled, it leaves nothing behind.
+        are gone. Cancelled, it leaves nothing visible behind.
         """
         held = self._held.get(entry.name, ())
-        found = await self._fetchers.run(
-            lambda _: self._bringer.find(entry, held, is_restore=restore is not None)
-        )
+        found = await self._fetchers.run(lambda _: self._bringer.find(entry, held, restore=restore))
         if isinstance(found, Revision):
             return found
         if isinstance(found, Order):
@@ -180,10 +183,13 @@ class Store:
         def find(entry: Entry) -> Held | None:
             return self._bringer.find_held(entry, self._held.get(entry.name, ()))
 
-        found = await self._ask(
-            tuple(entries), find, each_seconds=FIND_SECONDS, all_seconds=FIND_ALL_SECONDS
+        found = await self._looks.ask(
+            tuple(entries),
+            find,
+            each_seconds=(FIND_SECONDS, FIND_SECONDS),
+            all_seconds=FIND_ALL_SECONDS,
         )
-        return {name: self._take(held) for name, held in found.items() if held is not None}
+        return {name: self._take(held) for name, held in found.answers.items() if held is not None}
 
     def held_as(self, entry: Entry, signature: str) -> Revision | None:
         """Return what was brought from the entry's source when that looked so; from memory."""
@@ -199,24 +205,6 @@ class Store:
         held = self._find(revision)
         return held is not None and bool(held.manifest.source_signature)
 
-    async def _ask(
-        self,
-        entries: tuple[Entry, ...],
-        question: Callable[[Entry], T],
-        *,
-        each_seconds: float,
-        all_seconds: float,
-    ) -> dict[str, T]:
-        kinds: dict[bool, list[Entry]] = {}
-        for entry in entries:
-            kinds.setdefault(is_remote(entry.source), []).append(entry)
-        rounds = [
-            self._looks[far].ask(some, question, each_seconds=each_seconds, all_seconds=all_seconds)
-            for far, some in kinds.items()
-        ]
-        answers = await asyncio.gather(*rounds)
-        return {name: answer for some in answers for name, answer in some.items()}
-
     async def _bring(self, order: Order, progress: Progress) -> Held:
         loop = asyncio.get_running_loop()
 
@@ -226,6 +214,9 @@ class Store:
         def bring(stop: Event) -> Held | None:
             return self._bringer.bring(order, held_bytes, report, stop)
 
+        if self._max_bytes is not None:
+            # The limit is of the disk, and pods that share the store fill it, too.
+            await self.rescan()
         heard_at, measured_at, brought = loop.time(), loop.time(), -1
         while loop.time() < heard_at + FETCH_WAIT_SECONDS:
             held_bytes = self.inventory().bytes

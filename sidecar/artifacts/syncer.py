@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from queue import SimpleQueue
+from threading import Thread
 
 _THREADS = 4
 _MAX_WAITING = 64
@@ -16,11 +18,13 @@ class Syncer:
     """Syncs in threads of its own, for one thread that writes.
 
     A file synced alone waits for its own commit of the filesystem's journal; several that wait at
-    once share one. Methods raise ``OSError``, which may be that of an earlier file.
+    once share one. Methods raise ``OSError``, which may be that of an earlier file. The process can
+    end while a sync hangs, which the threads of ``concurrent.futures`` do not allow.
     """
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="sync")
+        self._jobs: SimpleQueue[tuple[int, Future[None]] | None] = SimpleQueue()
+        self._threads: list[Thread] = []
         self._waiting: deque[Future[None]] = deque()
         self._flushing: Future[None] | None = None
         self._written = 0
@@ -45,12 +49,30 @@ class Syncer:
 
     def close(self) -> None:
         """Give up the threads, once what they were given is closed."""
-        self._pool.shutdown()
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join()
 
     def _submit(self, descriptor: int) -> Future[None]:
-        future = self._pool.submit(_sync_and_close, descriptor)
+        future: Future[None] = Future()
+        if len(self._threads) < _THREADS:
+            thread = Thread(target=self._work, name="sync", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        self._jobs.put((descriptor, future))
         self._waiting.append(future)
         return future
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            descriptor, future = job
+            try:
+                _sync_and_close(descriptor)
+            except OSError as error:
+                future.set_exception(error)
+            else:
+                future.set_result(None)
 
     def _wait_for_all_but(self, most: int) -> None:
         while len(self._waiting) > most:

@@ -120,8 +120,12 @@ class _Job:
             return
         try:
             result = self._work(self.stop)
-        except BaseException as error:  # noqa: BLE001 - whoever waits for the job gets it
+        except Exception as error:  # noqa: BLE001 - whoever waits for the job gets it
             self.future.set_exception(error)
+        except BaseException as error:  # noqa: BLE001 - a panic of a library is no end of the agent
+            foreign = RuntimeError(f"{type(error).__name__} in a thread")
+            foreign.__cause__ = error
+            self.future.set_exception(foreign)
         else:
             self.future.set_result(result)
 

@@ -29,3 +29,6 @@ class Workspace:
     fetched: Callable[[int], None] = nobody
     """Called from any thread with the bytes of each chunk that was read from the source: unlike
     ``report``, not for what an interrupted fetch had left."""
+    unpacked: Callable[[int], None] = nobody
+    """Called with the bytes that were written of what ``grow`` asked room for: they take none of
+    what is free any more."""

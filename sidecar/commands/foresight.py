@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.base import Kind
-from sidecar.artifacts.fetch import SourceOptions, local_path, open_source
+from sidecar.artifacts.fetch import SourceOptions, open_source
 from sidecar.artifacts.files import CHUNK_BYTES, source_errors
 from sidecar.artifacts.layout import Held, directory_name
 from sidecar.artifacts.listing import Listing, check_files
 from sidecar.artifacts.local import LocalSource
+from sidecar.artifacts.locations import local_path
 from sidecar.artifacts.manifest import FileRecord, content_digest, revision_of
 from sidecar.artifacts.triton_layout import find_versions, read_config
 from sidecar.core.desired import Entry

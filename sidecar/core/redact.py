@@ -6,55 +6,61 @@ import re
 
 MASK = "***"
 
-_URL = re.compile(r"\A([A-Za-z][A-Za-z0-9+.\-]*:)?//")
+CONTROL = "\ufffd"
+"""Shown for each character that would not be seen itself, or act on a terminal or a log."""
+
+_URL = re.compile(rf"\A(?:([^/\\:@?#]*:)[/\\]*|[\s{CONTROL}]*[/\\]{{2,}})")
+"""Also what is no URL because of a mistake: what is refused is shown too."""
 _SAFE_QUERY_KEYS = frozenset({"generation", "ref", "revision", "snapshot", "version", "versionid"})
 """What selects a revision; every other query value may be a signature or a token."""
+_QUERY_KEY = re.compile(r"[A-Za-z0-9._~-]+")
+_SAFE_VALUE = re.compile(r"(?:[A-Za-z0-9._~:/+-]|%(?:2[Bb]|2[Ff]|3[Aa]))*")
+"""Without what some servers take for the beginning of the next parameter (``;``)."""
+_PINNED = re.compile(r"(?:[^@/:]*|[^@/]*/[^@]*)@sha256:[0-9A-Fa-f]*")
+"""``[registry[:port]/]repository@digest``; the digest is no host."""
+_TOKENS = ("hf_", "api_")
+"""How the hub's tokens begin."""
 
 
 def redact_source(source: str) -> str:
-    """Return ``source`` without user, password, query values and fragment of a URL."""
-    head = _URL.match(source)
+    """Return ``source`` without user, password, query values and fragment of a URL.
+
+    Where it cannot be told whether something is part of a password, it is left out.
+    """
+    text = "".join(one if one.isprintable() else CONTROL for one in source)
+    head = _URL.match(text)
     if head is None:
-        return source
-    body, hash_sign, _ = source[head.end() :].partition("#")
+        return text
+    body, hash_sign, fragment = text[head.end() :].partition("#")
     path, question_mark, query = body.partition("?")
-    if "@" in query or "@" in source.partition("#")[2]:
-        # An unescaped "?" or "#" inside a password: what follows it is still a secret.
-        path = _without_broken_user(path)
-    shown = head.group() + _without_user(path, scheme=(head.group(1) or "").lower())
+    # An unescaped "?" or "#" inside a password: what follows it is still a secret.
+    is_broken = "@" in query or "@" in fragment
+    if is_broken and ":" in path.partition("/")[0]:
+        path = MASK
+    shown = head.group() + _without_user(path, scheme=(head.group(1) or "").strip().lower())
     if question_mark:
-        shown += "?" + "&".join(_safe_query(part) for part in query.split("&"))
+        shown += "?" + (MASK if is_broken else "&".join(map(_safe_query, query.split("&"))))
     return shown + ("#" + MASK if hash_sign else "")
 
 
 def _without_user(path: str, *, scheme: str) -> str:
+    # oci://sql@sha256:... and hf://gpt2@main, which lacks a namespace, name no user.
+    if scheme == "oci:" and _PINNED.fullmatch(path):
+        return path
     authority, slash, rest = path.partition("/")
     user, at_sign, host = authority.rpartition("@")
-    if at_sign:
-        # hf://gpt2@main and oci://sql@sha256:... name a revision, and no user.
-        is_revision = scheme == "hf:" or (scheme == "oci:" and host.startswith("sha256:"))
-        if is_revision and ":" not in user:
-            return path
-        # Another "@" behind the first slash: either may be part of a password.
-        if "@" in rest and ":" in user:
-            return f"{MASK}@{path.rpartition('@')[2]}"
-        return f"{MASK}@{host}{slash}{rest}"
-    if "@" in rest and _has_password(authority):
+    if scheme == "hf:" and not slash and ":" not in user and not user.startswith(_TOKENS):
+        return path
+    # An "@" behind the first slash: a password may have a slash, and may begin with digits as a
+    # port does.
+    if "@" in rest and ":" in authority:
         return f"{MASK}@{path.rpartition('@')[2]}"
-    return path
-
-
-def _without_broken_user(path: str) -> str:
-    return MASK if _has_password(path.partition("/")[0]) else path
-
-
-def _has_password(authority: str) -> bool:
-    _, colon, port = authority.rpartition(":")
-    return bool(colon) and not port.isdigit()
+    return f"{MASK}@{host}{slash}{rest}" if at_sign else path
 
 
 def _safe_query(part: str) -> str:
-    key, equals, _ = part.partition("=")
-    if not equals:
+    key, equals, value = part.partition("=")
+    if not equals or not _QUERY_KEY.fullmatch(key):
         return MASK
-    return part if key.lower() in _SAFE_QUERY_KEYS else f"{key}={MASK}"
+    is_safe = key.lower() in _SAFE_QUERY_KEYS and _SAFE_VALUE.fullmatch(value)
+    return part if is_safe else f"{key}={MASK}"

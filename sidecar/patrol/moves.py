@@ -69,15 +69,17 @@ class Moves:
             for name in known.keys() - names:
                 del known[name]
 
-    async def look(self, entries: Iterable[Entry], *, quiet_since: float) -> None:
+    async def look(self, entries: Iterable[Entry], *, quiet_since: float) -> frozenset[str]:
         """Look at the sources of those that are worth it, and tell who moved.
+
+        Returns the names for which there was no time: they were not looked at.
 
         One that changed after ``quiet_since``, in unix seconds, is left for another look: whoever
         copies files into it may not be done.
         """
         asked = [entry for entry in entries if self.is_watched(entry)]
         if not asked:
-            return
+            return frozenset()
         sights = await self._sources.look_all(asked)
         news = [
             entry.name
@@ -89,6 +91,7 @@ class Moves:
         for names, is_sure in ((sure, True), ([one for one in news if one not in sure], False)):
             if names:
                 self._moved(names, is_sure=is_sure)
+        return frozenset(entry.name for entry in asked if entry.name not in sights)
 
     def is_watched(self, entry: Entry) -> bool:
         """Tell whether a look can say anything new: of what was fetched, or refused for its bytes.

@@ -35,7 +35,7 @@ class Watch(Protocol):
 
     def is_watched(self, entry: Entry) -> bool: ...
 
-    async def look(self, entries: list[Entry], *, quiet_since: float) -> None: ...
+    async def look(self, entries: list[Entry], *, quiet_since: float) -> frozenset[str]: ...
 
 
 class RefreshPatrol:
@@ -81,11 +81,14 @@ class RefreshPatrol:
         due = due_names(self._turns, now=now, limit=LOOKS)
         if not due:
             return
+        left_out: frozenset[str] = frozenset()
         try:
-            await self._watch.look([entries[name] for name in due], quiet_since=now - QUIET_SECONDS)
+            left_out = await self._watch.look(
+                [entries[name] for name in due], quiet_since=now - QUIET_SECONDS
+            )
         finally:
             # Also of looks that failed, and counted from their end: never sooner than asked for.
-            self._turns = after_looks(self._turns, set(due), now=self._now())
+            self._turns = after_looks(self._turns, set(due) - left_out, now=self._now())
 
     def _pause(self) -> float:
         due = min((turn.due_at for turn in self._turns.values()), default=float("inf"))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import TypeVar
 
-from sidecar.artifacts.fetch import is_remote
+from sidecar.artifacts.locations import is_remote
 from sidecar.core.desired import Desired, Entry
 from sidecar.directory_watch import wait_event
 from sidecar.errors import ArtifactError

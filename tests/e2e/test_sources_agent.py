@@ -105,6 +105,8 @@ def test_a_killed_agents_fetch_is_gone_on_with_by_the_other_one_of_the_node(
         heir.write(entries)
         heir.wait_target("sql", lambda one: one["bytes"] > 0)
         front.proxy.wait(lambda: front.read_bytes() >= 0.6 * size)
+        (staged,) = (store / ".staging").glob("fetch-*/new")
+        identity = staged.stat().st_ino
         victim.kill()
         heir.wait_converged(1)
         read = front.read_bytes()
@@ -117,6 +119,8 @@ def test_a_killed_agents_fetch_is_gone_on_with_by_the_other_one_of_the_node(
     assert len(watch.seen) == 1
     assert victim.target("sql")["path"] == heir.target("sql")["path"]
     assert tree_of(heir.target("sql")["path"]) == tree_of(lora)
+    # It was made out of sight, and became visible as a whole, by a rename.
+    assert Path(heir.target("sql")["path"]).stat().st_ino == identity
     assert list((store / ".staging").iterdir()) == []
 
 

@@ -40,13 +40,15 @@ class Running:
         """Make a native document of ``entries`` the ConfigMap."""
         self.config.write({"models.yaml": json.dumps({"models": list(entries)}), **more})
 
-    async def wait(self, condition: Callable[[Status], object]) -> Status:
+    async def wait(
+        self, condition: Callable[[Status], object], seconds: float = DEADLINE_SECONDS
+    ) -> Status:
         """Wait for a status; fails with the last one."""
         loop = asyncio.get_running_loop()
-        end = loop.time() + DEADLINE_SECONDS
+        end = loop.time() + seconds
         while not condition(self.status):
             left = end - loop.time()
-            assert left > 0, f"no such status within {DEADLINE_SECONDS} s: {self.status}"
+            assert left > 0, f"no such status within {seconds:g} s: {self.status}"
             await self.agent.board.wait_changed(left)
         return self.status
 

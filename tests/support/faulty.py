@@ -258,7 +258,8 @@ class FaultyServer:
                 self.open_connections += 1
                 self.peak_connections = max(self.peak_connections, self.open_connections)
                 self._changed.notify_all()
-            thread.start()
+                # Whoever closes joins every thread that it finds, so none may be without a start.
+                thread.start()
             self._threads_gone()
 
     def _threads_gone(self) -> None:

@@ -15,6 +15,7 @@ from sidecar.artifacts.bring import CLOCK_TICK_SECONDS
 from sidecar.core.places import place_of
 from sidecar.core.status import State
 from tests.support.agent import Running, running_agent
+from tests.support.faulty import FaultyServer, Stall
 
 
 @pytest.fixture
@@ -168,3 +169,22 @@ async def test_many_pods_that_follow_one_edit_begin_one_after_another(tmp_path, 
     turns = [seconds * place_of(pod) for pod in pods]
     assert max(turns) - min(turns) > seconds / 2
     assert all(turn <= at <= turn + 5.0 for turn, at in zip(turns, times, strict=True))
+
+
+async def test_servers_that_drip_keep_nobody_from_what_lies_on_a_disk(tmp_path):
+    """Every place for fetches from the network is taken, and stays so."""
+    with FaultyServer() as server:
+        server.put("/x.tar", bytes(1 << 20))
+        server.add(Stall(after=1000), method="GET", times=None)
+        far = [{"name": f"far-{i}", "source": f"{server.url}/x.tar"} for i in range(6)]
+        allowed = (server.url, str(tmp_path))
+        async with running_agent(tmp_path, fetch_concurrency=2, allow_source=allowed) as agent:
+            agent.write(far)
+            await asyncio.to_thread(server.wait, lambda: server.peak_requests >= 2)
+            near = {"name": "near", "source": str(write_lora(tmp_path / "near", seed=1))}
+            agent.write([*far, near])
+            await agent.wait(
+                lambda status: (
+                    status.targets.get("near") and status.targets["near"].state == "resident"
+                )
+            )

@@ -18,7 +18,11 @@ from hypothesis import strategies as st
 
 from sidecar.artifacts.archive import packing_of, strip_enclosing, unpack
 from sidecar.artifacts.archive_links import MAX_HOPS
-from sidecar.artifacts.archive_tar import MAX_EXTENSION_BYTES, MAX_PADDING_BYTES
+from sidecar.artifacts.archive_tar import (
+    MAX_ALL_EXTENSIONS_BYTES,
+    MAX_EXTENSION_BYTES,
+    MAX_PADDING_BYTES,
+)
 from sidecar.artifacts.archive_zip import MAX_LISTING_BYTES
 from sidecar.artifacts.files import Stopped
 from sidecar.artifacts.local import LocalSource
@@ -26,6 +30,7 @@ from sidecar.artifacts.manifest import MARKER, content_digest
 from sidecar.artifacts.remote.port import Packing
 from sidecar.errors import ArtifactError, FetchFailed, InvalidArtifact, StoreFull, UnsafeArtifact
 from tests.support.archives import (
+    TAR_END,
     Place,
     ZipMember,
     deflated,
@@ -1105,3 +1110,75 @@ def test_an_enclosing_directory_may_hold_one_of_its_own_name_and_a_marker(place)
 
 def test_an_empty_directory_has_nothing_to_strip(place):
     assert strip_enclosing(place.new, ()) == ()
+
+
+@pytest.mark.parametrize("target", ["./" * 1025, "x" * 2049, "d/../" * 60 + "../" * 10 + "f"])
+@pytest.mark.parametrize("packing", [TAR, ZIP])
+def test_a_link_names_nothing_longer_than_a_path(place, target, packing):
+    made = {
+        TAR: tar(tar_member("f"), pax({"linkpath": target}), tar_header("l", kind=b"2")),
+        ZIP: zipped(ZipMember("f"), ZipMember("l", target.encode(), mode=0o120777)),
+    }[packing]
+    _refused(place, made, InvalidArtifact, "longer than any path")
+
+
+def test_long_targets_of_links_are_not_kept(place):
+    file = place.base / "archive"
+    long = pax({"linkpath": "./" * 450_000 + "f"})
+    with file.open("wb") as out:
+        out.write(tar_member("f"))
+        for number in range(60):
+            out.write(long + tar_header(f"l{number}", kind=b"2"))
+        out.write(TAR_END)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidArtifact, match="longer than any path"):
+            unpack(file, TAR, place.workspace, where="x", max_files=99, max_bytes=None)
+        assert tracemalloc.get_traced_memory()[1] < 30 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_following_links_stops(place):
+    heard = []
+
+    def report(_):
+        heard.append(1)
+        if len(heard) == 30:
+            place.stop.set()
+
+    links = [tar_header(f"l{number}", kind=b"2", target="f") for number in range(20)]
+    file = place.base / "archive"
+    file.write_bytes(tar(tar_member("f"), *links))
+    with pytest.raises(Stopped):
+        unpack(
+            file,
+            TAR,
+            replace(place.workspace, report=report),
+            where="x",
+            max_files=99,
+            max_bytes=None,
+        )
+    assert len(heard) == 30
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"), [(b"g", b"6 a=b\n"), (b"x", b"6 a=b\n"), (b"K", b"target")]
+)
+def test_an_archive_has_only_so_many_bytes_of_headers(place, kind, data):
+    one = tar_member("h", data * 170_000, kind=kind)
+    count = MAX_ALL_EXTENSIONS_BYTES // (len(data) * 170_000) + 1
+    members = [one + tar_member(f"d{number}") for number in range(count)]
+    data = gzip.compress(tar(*members), 1)
+    _refused(place, data, UnsafeArtifact, "bytes of pax headers", GZIP)
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_unpacking_is_heard_of_while_nothing_new_arrives(place, packing):
+    heard: list[int] = []
+    file = place.base / "archive"
+    file.write_bytes(pack({"a": bytes(3 << 20)}, packing))
+    workspace = replace(place.workspace, report=heard.append)
+    unpack(file, packing, workspace, where="x", max_files=9, max_bytes=None)
+    assert len(heard) >= 12
+    assert set(heard) == {0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import suppress
@@ -126,7 +127,7 @@ def test_a_running_fetch_is_never_collected_for_its_room(disk, tmp_path):
         (area.new / "weights").write_bytes(bytes(1000))
         for other in (disk, neighbour):
             assert not other.areas.drop_interrupted("other")
-            assert other.areas.bytes_besides("other", disk.now() + 2 * KEPT_SECONDS) >= 0
+            other.areas.bytes_besides("other", disk.now() + 2 * KEPT_SECONDS)
         assert (area.new / "weights").exists()
     neighbour.close()
 
@@ -137,3 +138,53 @@ def test_a_fetch_counts_what_is_really_on_disk(disk):
             handle.truncate(1 << 30)
             handle.write(os.urandom(1 << 16))
         assert (1 << 16) <= disk.areas.bytes_of("sql") < (1 << 20)
+
+
+def area_of(tmp_path):
+    (area,) = (tmp_path / "store" / ".staging").iterdir()
+    return area
+
+
+@pytest.mark.parametrize("gone", ["new", "scratch"])
+def test_an_area_whose_deletion_or_commit_was_cut_off_is_made_anew(disk, tmp_path, gone):
+    interrupt(disk, FetchFailed("cut"))
+    shutil.rmtree(area_of(tmp_path) / gone)
+    assert left(disk) == []
+
+
+@pytest.mark.parametrize("damage", ["not utf-8", "a pipe", "a link", "a directory"])
+def test_whatever_lies_in_place_of_a_signature_is_collected(disk, tmp_path, damage):
+    interrupt(disk, FetchFailed("cut"))
+    signature = area_of(tmp_path) / "signature"
+    signature.unlink()
+    match damage:
+        case "not utf-8":
+            signature.write_bytes(b"\xff\xfe")
+        case "a pipe":
+            os.mkfifo(signature)
+        case "a link":
+            signature.symlink_to("/etc/hostname")
+        case _:
+            signature.mkdir()
+    again = Disk(tmp_path / "store", "pod-b")
+    again.open()
+    again.close()
+    assert list((tmp_path / "store" / ".staging").iterdir()) == []
+    assert left(disk) == []
+
+
+@pytest.mark.parametrize("name", ["new", "scratch"])
+def test_a_link_in_place_of_an_area_is_not_followed(disk, tmp_path, name):
+    interrupt(disk, FetchFailed("cut"))
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "precious").write_text("kept")
+    shutil.rmtree(area_of(tmp_path) / name)
+    (area_of(tmp_path) / name).symlink_to(tmp_path / "victim")
+    assert left(disk) == []
+    assert (tmp_path / "victim" / "precious").read_text() == "kept"
+
+
+def test_what_this_agent_is_fetching_is_not_counted_once_more(disk):
+    with disk.areas.of_fetch("sql", "v1") as area:
+        (area.new / "weights").write_bytes(bytes(1000))
+        assert disk.areas.bytes_besides("other", disk.now()) == 0

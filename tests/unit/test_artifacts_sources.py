@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.base import Kind
-from sidecar.artifacts.fetch import SourceOptions, check_source_allowed, open_source
+from sidecar.artifacts.fetch import SourceOptions, open_source
 from sidecar.artifacts.files import Stopped
 from sidecar.artifacts.layout import directory_name
 from sidecar.artifacts.listing import find_kind, refuse_pickles
 from sidecar.artifacts.local import MAX_DEPTH, LocalSource
+from sidecar.artifacts.locations import check_source_allowed
 from sidecar.artifacts.manifest import FileRecord, content_digest, parse_manifest
 from sidecar.artifacts.workspace import Workspace
 from sidecar.core.inventory import Revision
@@ -283,7 +284,6 @@ def test_the_digest_does_not_depend_on_the_order_of_files(files):
         ("/data/a/b/../c", "/data/a"),
         ("file:///data/a/b", "/data/a"),
         ("/data/a/b", "file:///data/a"),
-        ("s3://Bucket/team/x", "s3://bucket/team"),
         ("s3://bucket/team/", "S3://bucket/team/"),
         ("https://host/x", "https://host"),
         ("https://u:p@host/x", "https://host"),
@@ -291,6 +291,8 @@ def test_the_digest_does_not_depend_on_the_order_of_files(files):
         ("hf://org/repo@main", "hf://org/repo"),
         ("hf://org/repo:main", "hf://org/repo"),
         ("hf://org/repo@main/sub", "hf://org/repo@main"),
+        ("hf://org/repo@team%2Fsql/sub", "hf://org/repo@team%2Fsql"),
+        ("hf://org/repo@refs%2Fpr%2F7", "hf://org/repo@refs%2Fpr%2F7"),
         ("oci://registry:5000/team/lora:v1", "oci://registry:5000/team/lora"),
         ("oci://registry/team/lora@sha256:0a", "oci://registry/team/lora"),
         ("org/repo", "org"),
@@ -321,6 +323,12 @@ def test_sources_below_a_prefix_are_allowed(source, prefix):
         ("oci://registry/team/lora-evil:v1", "oci://registry/team/lora"),
         ("oci://registry:5000/team/lora", "oci://registry/team/lora"),
         ("s3://evil@bucket/team/x", "s3://bucket/team"),
+        ("hf://org/repo@v2%2Fevil", "hf://org/repo@v2"),
+        ("hf://org/repo@refs%2Fpr%2F7", "hf://org/repo"),
+        ("hf://org/repo@refs/pr/7", "hf://org"),
+        ("oci://Myorg/model", "oci://myorg"),
+        ("s3://bucket/team%2F..%2Fx", "s3://bucket/team"),
+        ("s3://bucket/team%2Fx", "s3://bucket/team"),
         ("org/../other/repo", "org"),
         ("/data/a\0/b", "/data/a"),
     ],

@@ -317,7 +317,8 @@ async def test_a_round_over_many_sources_that_hang_ends_in_its_time(tmp_path, ha
         began = loop.time()
         looks = await store.look_all(entries)
         assert loop.time() - began < 5.0
-        assert looks.keys() == {entry.name for entry in entries}
+        # Of those that it did not come to nothing is said: the next round begins with them.
+        assert 0 < len(looks) < len(entries)
         assert all(isinstance(one, FetchFailed) for one in looks.values())
 
 

@@ -14,7 +14,7 @@ from sidecar.core.actions import Check, Evict, Fetch, Load, Unload, Warm
 from sidecar.core.backoff import Severity
 from sidecar.core.outcome import Done, Failed
 from sidecar.core.status import Reason
-from sidecar.errors import ArtifactError, SourceMoved
+from sidecar.errors import ArtifactError, DamagedSource, SourceMoved
 from sidecar.executor import ENGINE_ERRORS, Executor, failure_of
 from tests.support.simulated import entry, revision
 
@@ -147,7 +147,7 @@ async def test_artifact_errors_become_outcomes(error, name):
 
 def test_every_artifact_error_has_a_reason_of_its_own():
     # One that moved while it was read is fetched like any other that failed.
-    apart = (ArtifactError, SourceMoved)
+    apart = (ArtifactError, SourceMoved, DamagedSource)
     reasons = [one.reason for one in ARTIFACT_FAMILY if one not in apart]
     assert len(set(reasons)) == len(reasons)
 

@@ -382,6 +382,18 @@ class TestDeadlines:
                     assert answer.read() == DATA[:100_000]
         assert plain.peak_connections == 1
 
+    @pytest.mark.parametrize("is_redirect", [True, False])
+    def test_a_body_that_nobody_wants_is_waited_for_a_short_time(self, plain, client, is_redirect):
+        location = (("Location", "/data"),) if is_redirect else ()
+        plain.add(Status(302, text=b"x" * 400, headers=location), Slow(10), path="/there")
+        before = time.monotonic()
+        with client.open("GET", f"{plain.url}/there") as answer:
+            if is_redirect:
+                assert answer.read(len(DATA)) == DATA
+        assert time.monotonic() - before < 10
+        # The connection with the rest of it is not used again.
+        assert get(client, f"{plain.url}/data") == DATA
+
     def test_a_handshake_without_an_answer_ends(self, certificates):
         with socket.create_server(("127.0.0.1", 0)) as silent:
             url = f"https://127.0.0.1:{silent.getsockname()[1]}/"
@@ -575,6 +587,18 @@ class TestRedirects:
         with client.open("POST", f"{plain.url}/there", body=b"x") as answer:
             assert answer.status == 405
         assert [one.method for one in plain.seen] == ["POST", "GET", "POST", "POST"]
+
+    @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+    def test_a_body_stays_with_its_origin(self, plain, client, status):
+        with FaultyServer() as other:
+            plain.add(Redirect(f"{other.url}/token?sig={SECRET}", status=status))
+            with (
+                pytest.raises(SourceNotAllowed, match="to another server") as caught,
+                client.open("POST", f"{plain.url}/there", body=SECRET.encode()),
+            ):
+                pass
+            assert SECRET not in str(caught.value)
+            assert not other.seen
 
     def test_a_signed_redirect_is_never_shown(self, plain, client):
         plain.add(Redirect(f"/data?X-Amz-Signature={SECRET}"), path="/there")
@@ -859,6 +883,8 @@ class TestProxies:
             ("aexample", ".example"),
             ("xa.example", "a.example"),
             ("a.example", "a.example:8443"),
+            ("a.example", "a.example:\u00b2"),
+            ("a.example", f"a.example:{'4' * 5000}"),
             ("11.1.2.3", "10.0.0.0/8"),
             ("10.1.2.3", "10.1.2.3:80"),
             ("a.example", ","),

@@ -19,6 +19,7 @@ from sidecar.artifacts.remote.https import open_https
 from sidecar.artifacts.remote.https_answers import (
     file_name,
     find_packing,
+    parse_length,
     parse_span,
     version_of,
 )
@@ -430,15 +431,34 @@ class TestRead:
             with pytest.raises(SourceMoved):
                 read(one, blob, start, end)
 
-    @pytest.mark.parametrize("told", [YESTERDAY, None])
-    def test_a_time_of_change_is_held_to_as_well(self, server, source, told):
+    @pytest.mark.parametrize("etag", [True, False])
+    def test_bytes_that_do_not_say_their_version_are_refused(self, server, source, etag):
+        if not etag:
+            server.put("/m/model.onnx", DATA, etag="", headers=DATED)
+        one = source("/m/model.onnx")
+        blob = look(one)
+        server.add(Headers({"ETag" if etag else "Last-Modified": None}), times=None)
+        for start, end in ((0, None), (0, 10), (5, 10), (5, None)):
+            with pytest.raises(FetchFailed, match="does not say of which version") as caught:
+                read(one, blob, start, end)
+            assert type(caught.value) is FetchFailed
+        server.put("/m/model.onnx", DATA, has_ranges=False)
+        with pytest.raises(FetchFailed, match="does not say of which version"):
+            read(one, blob, 5, 10)
+
+    def test_a_server_without_ranges_need_not_say_it(self, server, source):
+        server.put("/m/model.onnx", DATA, has_ranges=False)
+        one = source("/m/model.onnx")
+        blob = look(one)
+        server.add(Headers({"ETag": None}), times=None)
+        assert read(one, blob) == DATA
+
+    def test_a_time_of_change_is_held_to_as_well(self, server, source):
         server.put("/m/model.onnx", DATA, etag="", headers=DATED)
         one = source("/m/model.onnx")
         blob = look(one)
         assert read(one, blob, 5, 10) == DATA[5:10]
         assert server.seen[-1].headers["if-unmodified-since"] == YESTERDAY
-        server.add(Headers({"Last-Modified": told}))
-        assert read(one, blob, 5, 10) == DATA[5:10]
         server.add(Headers({"Last-Modified": TODAY}))
         with pytest.raises(SourceMoved):
             read(one, blob, 5, 10)
@@ -447,6 +467,8 @@ class TestRead:
         server.put("/m/model.onnx", DATA, etag='W/"a"', headers=DATED)
         one = source("/m/model.onnx")
         blob = look(one)
+        assert read(one, blob) == DATA
+        server.add(Headers({"ETag": None}))
         assert read(one, blob) == DATA
         server.add(Headers({"ETag": 'W/"b"'}))
         with pytest.raises(SourceMoved):
@@ -610,6 +632,21 @@ class TestCredentials:
             source("/m/model.onnx", mounted={"127.0.0.1-headers": text})
         assert SECRET not in str(caught.value)
 
+    @pytest.mark.parametrize(
+        "mounted",
+        [{"token": SECRET}, {"username": "us", "password": SECRET}],
+        ids=["token", "user"],
+    )
+    def test_a_mounted_secret_is_not_said_in_the_open(self, source, mounted):
+        for url in ("http://models.example/x", "http://10.0.0.1:8080/x"):
+            with pytest.raises(AccessDenied, match="over plain http") as caught:
+                source(url, mounted=mounted)
+            assert SECRET not in str(caught.value)
+            assert "write https://" in str(caught.value)
+        for url in ("http://127.0.0.1/x", "http://localhost:80/x", "https://models.example/x"):
+            source(url, mounted=mounted)
+        source("http://models.example/x", mounted={"https-host": "other.example", **mounted})
+
     def test_the_environment_says_no_token_to_anybody(self, server, source):
         server.add(Require("Authorization", f"Bearer {SECRET}"), times=None)
         refused(source("/m/model.onnx", token=SECRET), "no credentials were sent; mount a secret")
@@ -671,9 +708,20 @@ def refused(source: RemoteSource, words: str) -> None:
 
 
 @given(st.text(max_size=40))
+@example(f"bytes 0-0/{'9' * 5000}")
+@example(f"bytes 0-{'9' * 5000}/*")
+@example(f"bytes {'9' * 5000}-{'9' * 5000}/*")
 def test_any_content_range_is_read_or_refused(text):
     span = parse_span({"content-range": text})
     assert span is None or span.start <= span.end
+
+
+@given(st.text(max_size=20))
+@example("9" * 5000)
+@example("\u00b2")
+def test_any_content_length_is_read_or_refused(text):
+    length = parse_length({"content-length": text})
+    assert length is None or length == int(text)
 
 
 @given(st.text(st.characters(max_codepoint=255), max_size=40), st.text(max_size=20))

@@ -382,7 +382,9 @@ def test_a_broken_service_account_is_told(tmp_path, fields, message):
     assert "SECRETLINE" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"type": "impersonated"}', '"SECRETLINE'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"type": "impersonated"}', '"SECRETLINE', "[" * 100_000]
+)
 def test_a_file_that_is_no_google_key_is_told(tmp_path, text):
     (tmp_path / "key.json").write_text(text)
     with pytest.raises(AccessDenied) as caught:
@@ -618,3 +620,25 @@ def test_aws_says_where_a_bucket_is():
             find_region(server.url, parse_place("s3://other/x"), credentials)
         assert [asked.method for asked in server.asked] == ["HEAD"] * 3
     assert urlsplit(server.url).hostname == "127.0.0.1"
+
+
+def test_a_projected_token_of_endless_depth_is_told(tmp_path):
+    (tmp_path / "token").write_text("[" * 100_000)
+    form = {"type": "json", "subject_token_field_name": "token"}
+    path = write_key(
+        tmp_path,
+        type="external_account",
+        audience="//iam/pool",
+        subject_token_type="urn:ietf:params:oauth:token-type:jwt",
+        token_url="http://127.0.0.1:1/token",
+        credential_source={"file": str(tmp_path / "token"), "format": form},
+    )
+    with pytest.raises(AccessDenied, match="holds no token in the field"):
+        google(environment(GOOGLE_APPLICATION_CREDENTIALS=path))
+
+
+@pytest.mark.parametrize("key", ["é", "b3Vy\ncw==", "b3Vycw"])
+def test_an_account_key_that_is_none_is_told(key):
+    with pytest.raises(AccessDenied, match="is no account key") as caught:
+        azure(environment(AZURE_STORAGE_ACCOUNT_KEY=key))
+    assert key not in str(caught.value)

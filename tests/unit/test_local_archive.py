@@ -77,7 +77,7 @@ def test_progress_is_told_in_bytes_of_the_archive(tmp_path, place):
     listing = source.list()
     source.bring(replace(place.workspace, report=done.append, fetched=fetched.append))
     assert 0 < sum(done) <= listing.bytes
-    assert fetched == done
+    assert sum(fetched) == sum(done)
 
 
 def test_limits_hold(tmp_path, place):

@@ -28,7 +28,7 @@ from sidecar.errors import (
 from tests.support.faulty import Close, Cut, FaultyServer, Status
 from tests.support.https_server import HttpProxy, make_certificates
 from tests.support.s3_stub import S3Stub, etag_of, refusal, xml
-from tests.support.stub_http import Told
+from tests.support.stub_http import Asked, Told
 
 KEYS = {"AWS_ACCESS_KEY_ID": "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY": "wJalr+X/Utn=FEMI"}
 CONTENT = bytes(range(256)) * 20
@@ -101,6 +101,7 @@ def test_an_azure_url_may_name_its_account():
         "s3://bucket/a#b",
         "s3://bucket/a%2Fb",
         "s3://bucket/a\nb",
+        "s3://bucket/a\ud800b",
         "az://evil.example.com/container/x",
         "az://account.blob.core.windows.net/x",
         "az://account.blob.core.windows.net",
@@ -184,6 +185,35 @@ def test_an_empty_file_beside_a_marker_of_its_name_is_one_file():
     with S3Stub(objects={"m/a": b"", "m/a/": b"", "m/b": b"x", "m/b/": b""}).serve() as server:
         contents = open_s3("s3://models/m/", server.url).list()
     assert sorted((one.path, one.size) for one in contents.blobs) == [("a", 0), ("b", 1)]
+
+
+def test_empty_objects_are_asked_for_side_by_side():
+    together = threading.Barrier(8)
+
+    def wait_for_others(asked: Asked) -> Told | None:
+        if asked.method == "HEAD":
+            try:
+                together.wait(10)
+            except threading.BrokenBarrierError:
+                return refusal(403, "AccessDenied")
+        return None
+
+    objects = {f"m/{number}/__init__.py": b"" for number in range(16)}
+    objects |= {f"m/{number}/": b"" for number in range(16, 24)}
+    with S3Stub(objects=objects, before=wait_for_others).serve() as server:
+        found = paths(open_s3("s3://models/m/", server.url).list())
+    assert sorted(found) == sorted(f"{number}/__init__.py" for number in range(16))
+
+
+def test_empty_objects_that_may_not_be_asked_for_are_told():
+    def refuse_heads(asked: Asked) -> Told | None:
+        return refusal(403, "AccessDenied") if asked.method == "HEAD" else None
+
+    objects = {f"m/{number}": b"" for number in range(40)}
+    with S3Stub(objects=objects, before=refuse_heads).serve() as server:
+        with pytest.raises(AccessDenied, match="403 from s3://models/m/"):
+            open_s3("s3://models/m/", server.url).list()
+        assert sum(one.method == "HEAD" for one in server.asked) <= 16
 
 
 @pytest.mark.parametrize("name", ["m/../x", "m//x", "m/./x", "m/a\x01"])
@@ -353,6 +383,25 @@ def test_an_object_that_changed_since_it_was_listed_is_not_read(knows_if_match, 
         stub.objects["m/a"] = content
         with pytest.raises(SourceMoved):
             read_all(source, blob, 0, 4)
+
+
+@pytest.mark.parametrize("etag", ["e&#10;x", "e x", "é", 'a"b'])
+def test_an_etag_that_no_header_can_hold_is_not_sent_back(etag):
+    page = xml(
+        "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>m/a</Key><Size>5</Size>"
+        f"<LastModified>2026-05-09T12:00:00Z</LastModified><ETag>{etag}</ETag></Contents>"
+        "</ListBucketResult>"
+    )
+    stub = S3Stub(objects={"m/a": b"12345"})
+    stub.before = lambda asked: (
+        page if "list-type" in asked.query and "start-after" not in asked.query else None
+    )
+    with stub.serve() as server:
+        source = open_s3("s3://models/m/", server.url)
+        (blob,) = source.list().blobs
+        with pytest.raises(SourceMoved):
+            read_all(source, blob)
+        assert "if-match" not in server.asked[-1].headers
 
 
 def test_an_object_that_is_gone_is_not_found():
@@ -540,11 +589,50 @@ def test_an_endpoint_that_is_a_metadata_server_is_refused(endpoint):
             open_s3("s3://models/m/", endpoint, **environment).list()
 
 
-@pytest.mark.parametrize("endpoint", ["ftp://host", "http://", "http://user:password@host"])
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "ftp://host",
+        "http://",
+        "http://user:password@host",
+        "http://host/a password",
+        "http://host/pass\nword",
+        "http://ho\nst",
+        "http://host/pässword",
+        "http://host/?password",
+    ],
+)
 def test_an_endpoint_that_is_no_server_is_refused(endpoint):
     with pytest.raises(UnsupportedSource, match="AWS_ENDPOINT_URL is no URL") as caught:
         open_s3("s3://models/m/", endpoint).list()
-    assert "password" not in str(caught.value)
+    assert "pass" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["line\nbreak", "ümlaut", "nul\0", "del\x7f"])
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN"])
+def test_a_key_that_no_header_can_hold_is_told_and_not_sent(name, value):
+    with S3Stub(objects={"m/a": b"x"}).serve() as server:
+        with pytest.raises(AccessDenied, match=f"no header can hold; correct .*{name}") as caught:
+            open_s3("s3://models/m/", server.url, **{name: value}).list()
+        assert value not in str(caught.value)
+        assert server.asked == []
+
+
+def test_a_secret_key_may_be_any_text():
+    keys = {"AWS_ACCESS_KEY_ID": "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY": "wörter mit\nzeilen"}
+    with S3Stub(objects={"m/a": b"x"}, keys=_pairs(keys)).serve() as server:
+        assert paths(open_s3("s3://models/m/", server.url, **keys).list()) == ["a"]
+
+
+@pytest.mark.parametrize("region", ["us\neast", "us east", "x.evil/#", "é", "a@b", "r" * 64])
+@pytest.mark.parametrize("name", ["AWS_REGION", "AWS_DEFAULT_REGION"])
+def test_a_region_that_is_none_is_told_before_anything_is_asked(name, region):
+    with S3Stub(objects={"m/a": b"x"}).serve() as server:
+        for endpoint in (server.url, ""):
+            with pytest.raises(UnsupportedSource, match=r"AWS_REGION in .* is no name") as caught:
+                open_s3("s3://models/m/", endpoint, **{name: region}).list()
+            assert region not in str(caught.value)
+        assert server.asked == []
 
 
 def test_the_endpoint_for_s3_goes_before_the_general_one():
@@ -620,6 +708,28 @@ def test_a_proxy_is_asked_unless_the_host_is_exempt():
             source.list()
 
 
+def test_a_proxy_is_not_asked_for_http_by_a_server_that_speaks_https(tmp_path):
+    certificates = make_certificates(tmp_path, names="DNS:s3.example")
+    metadata = {"Location": "http://169.254.169.254/latest/meta-data/"}
+    stub = S3Stub(before=lambda _: Told(status=307, headers=metadata))
+    with (
+        stub.serve() as real,
+        FaultyServer(
+            tls=certificates.server_context(), upstream=("127.0.0.1", real.port)
+        ) as server,
+        HttpProxy(("127.0.0.1", server.port)) as proxy,
+    ):
+        environment = {
+            "HTTPS_PROXY": proxy.host,
+            "HTTP_PROXY": proxy.host,
+            "AWS_CA_BUNDLE": str(certificates.ca_file),
+        }
+        with pytest.raises(FetchFailed):
+            open_s3("s3://models/m/", "https://s3.example", **environment).list()
+        assert len(real.asked) > 0
+        assert {one.split()[1] for one in proxy.seen} == {"s3.example:443"}
+
+
 def test_a_proxy_that_wants_a_password_is_given_it_and_told_without():
     with S3Stub(objects={"m/a": b"x"}).serve() as real:
         # user:secret, as RFC 7617 encodes it.
@@ -693,6 +803,22 @@ def test_what_is_for_one_account_is_not_sent_to_another(environment):
     with pytest.raises(AccessDenied, match="is not for the account theirs") as caught:
         source.list()
     assert "sig=" not in str(caught.value)
+
+
+@pytest.mark.parametrize("account", ["ac ct", "acé\nct", "evil/#", "a@b", "a" * 64])
+@pytest.mark.parametrize("endpoint", ["", "http://127.0.0.1:1/devstoreaccount1"])
+def test_an_account_that_is_none_is_told(account, endpoint):
+    environment = {"AZURE_STORAGE_ACCOUNT_NAME": account, "AZURE_STORAGE_ACCOUNT_KEY": "b3Vycw=="}
+    with pytest.raises(UnsupportedSource, match="AZURE_STORAGE_ACCOUNT_NAME in") as caught:
+        open_other("az://models/m/", **environment, AZURE_STORAGE_ENDPOINT=endpoint).list()
+    assert account not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", ["x@169.254.169.254", "x?", "x\ny", "x:99999"])
+def test_an_endpoint_suffix_that_leads_elsewhere_is_refused(suffix):
+    text = f"AccountName=ours;AccountKey=b3Vycw==;EndpointSuffix={suffix}"
+    with pytest.raises(UnsupportedSource, match="AZURE_STORAGE_CONNECTION_STRING is no URL"):
+        open_other("az://models/m/", AZURE_STORAGE_CONNECTION_STRING=text).list()
 
 
 def test_an_account_has_to_be_named():

@@ -1,12 +1,16 @@
 """Everything that obstore and the servers behind it can say has a sentence of ours."""
 
+import asyncio
 import inspect
 import json
+from typing import Any
 
+import obstore
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from obstore import exceptions as foreign
+from obstore.store import S3Store
 
 from sidecar.artifacts.remote.identity import Grant, Reply, refused, usable_seconds
 from sidecar.artifacts.remote.objects_errors import DEBUG, FOREIGN, object_errors
@@ -69,6 +73,40 @@ def test_an_exception_of_a_later_version_is_told_as_its_base():
         pass
 
     assert str(translated(QuotaError("    status: 503,"))).startswith("503 from")
+
+
+def test_a_panic_of_obstore_is_told_like_an_error():
+    """Of the one kind for threads, which is no ``Exception``, and of the one for event loops."""
+    key = {"access_key_id": "a", "secret_access_key": "b", "token": "no header holds\nthis"}
+
+    def provide() -> Any:
+        return {**key, "expires_at": None}
+
+    url = "http://127.0.0.1:1"
+    store = S3Store(
+        "models",
+        config={"endpoint": url, "aws_endpoint_url_s3": url, "region": "here"},
+        client_options={"allow_http": True},
+        credential_provider=provide,
+    )
+
+    async def head() -> None:
+        await obstore.head_async(store, "x")
+
+    for ask in (lambda: obstore.head(store, "x"), lambda: asyncio.run(head())):
+        with (
+            pytest.raises(FetchFailed, match="failed by a defect of its own") as caught,
+            object_errors(story()),
+        ):
+            ask()
+        assert "this" not in str(caught.value)
+        assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, RuntimeError])
+def test_what_is_not_of_obstore_passes(kind):
+    with pytest.raises(kind), object_errors(story()):
+        raise kind
 
 
 def test_an_error_of_ours_passes():
@@ -215,9 +253,23 @@ def test_any_answer_of_a_token_server_is_read_or_empty(text, value):
     assert Reply(status=200, text=json.dumps([value])).json("a") == [""]
 
 
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+def test_an_answer_of_endless_depth_is_empty(opening):
+    assert Reply(status=200, text=opening * 100_000).json("a") == [""]
+
+
 @pytest.mark.parametrize(
     ("expires_in", "seconds"),
-    [("3600", 3300.0), ("300", 60.0), ("100", 50.0), ("0", 0.0), ("-5", 0.0), ("soon", 240.0)],
+    [
+        ("3600", 3300.0),
+        ("300", 60.0),
+        ("100", 50.0),
+        ("0", 0.0),
+        ("-5", 0.0),
+        ("soon", 240.0),
+        ("nan", 240.0),
+        ("inf", 240.0),
+    ],
 )
 def test_a_token_is_given_up_some_time_before_its_end(expires_in, seconds):
     assert usable_seconds(expires_in) == seconds

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import threading
+import time
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
@@ -16,6 +21,7 @@ from sidecar.artifacts.remote.oci_layers import apply_layers
 from sidecar.artifacts.remote.port import Packing
 from sidecar.artifacts.workspace import Workspace
 from sidecar.errors import InvalidArtifact, UnsafeArtifact
+from tests.support.archives import TAR_END, pax, tar, tar_member
 from tests.support.oci import tar_of
 
 WHERE = "oci://registry/sql"
@@ -183,7 +189,7 @@ def test_what_leads_out_of_models_is_refused(tmp_path, layer):
 
 
 def test_an_image_without_models_says_what_it_has(tmp_path):
-    with pytest.raises(InvalidArtifact, match=r"at its top: bin, etc\)"):
+    with pytest.raises(InvalidArtifact, match=r"at its top: 'bin', 'etc'\)"):
         applied(tmp_path, tar_of({"bin/sh": b"", "etc/passwd": b""}))
 
 
@@ -210,3 +216,81 @@ def test_it_ends_soon_when_it_is_stopped(tmp_path):
         apply_layers(
             [(file, Packing.TAR)], "models", workspace, where=WHERE, max_files=9, max_bytes=None
         )
+
+
+def test_names_at_the_top_are_shown_escaped_cut_and_only_a_few(tmp_path):
+    evil = ["a\n2026-01-01 INFO all is well\x1b[31m/x", "b" * 200 + "/x"]
+    layers = [
+        tar_of({**dict.fromkeys(evil, b""), **{f"{n}{k}/x": b"" for k in range(30)}}) for n in "xy"
+    ]
+    with pytest.raises(InvalidArtifact, match="no files in /models") as caught:
+        applied(tmp_path, *layers)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 2000
+    assert "x1" in str(caught.value)
+
+
+@pytest.mark.parametrize("top", ["{}", "models/.wh.{}", "models/{}/.wh..wh..opq"])
+def test_long_names_of_a_layer_are_not_kept(tmp_path, top):
+    workspace = workspace_in(tmp_path)
+    file = workspace.scratch / "blob"
+    with file.open("wb") as out:
+        for number in range(60):
+            name = top.format(f"{number:06}" + "x" * 900_000)
+            out.write(tar_member("././@LongLink", name.encode() + b"\0", kind=b"L"))
+            out.write(tar_member("q"))
+        out.write(TAR_END)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidArtifact, match="no files in /models"):
+            apply_layers(
+                [(file, Packing.TAR)],
+                "models",
+                workspace,
+                where=WHERE,
+                max_files=99,
+                max_bytes=None,
+            )
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_layer_that_deletes_without_number_is_refused(tmp_path):
+    layer = tar_of({f"models/.wh.{number}": b"" for number in range(6)})
+    with pytest.raises(InvalidArtifact, match="deletes more than 5 files"):
+        applied(tmp_path, layer, max_files=5)
+
+
+def test_a_long_way_to_the_top_of_the_image_is_no_long_work(tmp_path):
+    name = "./" * 520_000 + "models/a"
+    started = time.process_time()
+    assert applied(tmp_path, tar(pax({"path": name}), tar_member("x", b"a"))) == {"a": b"a"}
+    assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize("devices", [[], ["models/null"]], ids=["complete", "refused"])
+def test_neither_threads_nor_files_are_left(tmp_path, devices):
+    layer = tar_of({"models/a": b"a", "models/b": b"b"}, devices=devices)
+    # The first one also opens what Python opens once.
+    for number in range(2):
+        threads, files = threading.active_count(), os.listdir("/proc/self/fd")
+        try:
+            applied(tmp_path / str(number), layer)
+        except UnsafeArtifact:
+            assert devices
+        assert threading.active_count() == threads
+    assert os.listdir("/proc/self/fd") == files
+
+
+@pytest.mark.parametrize("where", ["models/a", "usr/lib"])
+def test_unpacking_layers_is_heard_of_while_nothing_new_arrives(tmp_path, where):
+    heard: list[int] = []
+    workspace = replace(workspace_in(tmp_path), report=heard.append)
+    file = workspace.scratch / "blob"
+    file.write_bytes(tar_of({"models/b": b"b", where: bytes(3 << 20)}))
+    apply_layers(
+        [(file, Packing.TAR)], "models", workspace, where=WHERE, max_files=9, max_bytes=None
+    )
+    assert len(heard) >= 12
+    assert set(heard) == {0}

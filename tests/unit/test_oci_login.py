@@ -12,7 +12,7 @@ import pytest
 from sidecar.artifacts.remote.http_client import Client
 from sidecar.artifacts.remote.oci import open_oci
 from sidecar.artifacts.remote.oci_auth import Authorizer, parse_challenges
-from sidecar.artifacts.remote.oci_login import Login
+from sidecar.artifacts.remote.oci_login import Login, find_login
 from sidecar.artifacts.remote.oci_reference import parse_reference
 from sidecar.artifacts.remote.secrets import read_credentials
 from sidecar.errors import AccessDenied, FetchFailed, SourceNotAllowed
@@ -297,6 +297,7 @@ def test_what_is_no_token_is_not_sent_on(server, opened, faults, kind, why):
     [
         ("http://169.254.169.254/token", SourceNotAllowed),
         ("http://[fd00:ec2::254]/token", SourceNotAllowed),
+        ("http://auth.example.com/token", SourceNotAllowed),
         ("ftp://127.0.0.1/token", SourceNotAllowed),
         ("http://[oops/token", FetchFailed),
         ("token", FetchFailed),
@@ -374,3 +375,35 @@ def test_challenges_are_taken_apart(text, expected):
 
 def test_nothing_secret_is_shown_by_a_login():
     assert "hunter2" not in repr(Login(user="robot", password="hunter2"))
+
+
+@pytest.mark.parametrize("by_config", [True, False])
+@pytest.mark.parametrize(
+    ("host", "is_used"), [("127.0.0.1", True), ("registry.example.com", False)]
+)
+def test_a_secret_for_one_host_is_not_told_to_another(
+    server, opened, tmp_path, lora, by_config, host, is_used
+):
+    serve(server, "team/sql", lora, "v1")
+    ask_basic(server, PAIR)
+    files = {"username": "robot", "password": "hunter2"}
+    if by_config:
+        files = {"_dockerconfigjson": docker_config(f"127.0.0.1:{server.port}", PAIR)}
+    credentials = secret(tmp_path, **files)
+    (tmp_path / "team-a" / "https-host").write_text(host)
+    credentials = read_credentials("team-a", root=tmp_path, environment={})
+    source = opened(credentials=credentials)
+    if is_used:
+        assert source.list().signature == lora.digest
+        return
+    with pytest.raises(AccessDenied, match="is for another host"):
+        source.list()
+    assert not any("authorization" in one.headers for one in server.seen)
+
+
+@pytest.mark.parametrize("host", ["docker.io", "index.docker.io", "registry-1.docker.io"])
+def test_docker_hub_is_one_host_by_all_its_names(tmp_path, host):
+    secret(tmp_path, username="robot", password="hunter2")
+    (tmp_path / "team-a" / "https-host").write_text(host)
+    credentials = read_credentials("team-a", root=tmp_path, environment={})
+    assert find_login(parse_reference("oci://team/sql"), credentials).login is not None

@@ -19,7 +19,19 @@ from sidecar.errors import (
     NotFound,
 )
 from tests.support.faulty import Cut, Endless, FaultyServer, Flip, Headers, Status
-from tests.support.oci import WEIGHTS, Opened, Pushed, artifact, file, index, serve, whole
+from tests.support.oci import (
+    WEIGHTS,
+    Opened,
+    Pushed,
+    artifact,
+    ask_basic,
+    environment,
+    file,
+    index,
+    secret,
+    serve,
+    whole,
+)
 
 OTHER = artifact(file("config.pbtxt", b"other"))
 
@@ -175,3 +187,30 @@ def test_a_refused_head_of_a_registry_that_knows_none_is_no_refusal(server, open
     other = (("Docker-Content-Digest", OTHER.digest),)
     server.add(Status(503, headers=other), method="HEAD")
     assert opened().list().signature == lora.digest
+
+
+DIGITS = "9" * 5000
+
+
+def test_numbers_without_end_are_no_numbers(server, opened, lora):
+    blob = opened.listed(lora).blobs[1]
+    for told in (f"bytes {DIGITS}-{DIGITS}/*", f"bytes 5000-5009/{DIGITS}"):
+        server.add(Headers({"Content-Range": told}))
+        with pytest.raises(FetchFailed, match="another range"):
+            list(opened().read(blob, 5000, 5010))
+        server.clear()
+    server.add(Status(429, headers=(("Retry-After", DIGITS),)), times=None)
+    with pytest.raises(FetchFailed, match="429") as caught:
+        opened(f"team/sql@{OTHER.digest}").list()
+    assert len(str(caught.value)) < 400
+
+
+def test_a_pinned_manifest_is_remembered_for_its_user_only(server, opened, tmp_path, lora):
+    serve(server, "team/sql", lora, "v1")
+    ask_basic(server, "robot:hunter2")
+    pinned = f"team/sql@{lora.digest}"
+    ours = secret(tmp_path, username="robot", password="hunter2")
+    assert opened(pinned, ours).list() == opened(pinned, ours).list()
+    for other in (environment(), secret(tmp_path, username="robot", password="revoked")):
+        with pytest.raises(AccessDenied):
+            opened(pinned, other).list()

@@ -93,7 +93,7 @@ class Watch:
     def is_watched(self, entry: Entry) -> bool:
         return entry.name not in self.blind
 
-    async def look(self, entries: Iterable[Entry], *, quiet_since: float) -> None:
+    async def look(self, entries: Iterable[Entry], *, quiet_since: float) -> frozenset[str]:
         now = asyncio.get_running_loop().time()
         assert quiet_since < now
         self.looks.append((now, [one.name for one in entries]))
@@ -101,6 +101,7 @@ class Watch:
             raise self.error
         if self.seconds:
             await asyncio.wait([asyncio.create_task(asyncio.Event().wait())], timeout=self.seconds)
+        return frozenset()
 
     def times(self, name: str) -> list[float]:
         return [at for at, names in self.looks if name in names]

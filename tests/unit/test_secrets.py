@@ -149,6 +149,15 @@ def test_a_mounted_secret_takes_settings_from_the_environment(tmp_path):
     assert dict(read(tmp_path, **settings).values) == {**KEYS, **settings}
 
 
+@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+def test_a_mounted_secret_has_no_say_in_being_offline(tmp_path, name):
+    for number, value in enumerate("01"):
+        mount(tmp_path, f"team-{number}", {**KEYS, name: value})
+        assert dict(read(tmp_path, f"team-{number}").values) == KEYS
+        found = read(tmp_path, f"team-{number}", **{name: "1"})
+        assert dict(found.values) == {**KEYS, name: "1"}
+
+
 @pytest.mark.parametrize("group", [one for one in SETTINGS if len(one) > 1])
 def test_a_setting_of_a_secret_stands_for_all_its_names(tmp_path, group):
     for index, name in enumerate(group):
@@ -162,6 +171,11 @@ def test_a_credentials_file_in_a_secret_is_found(tmp_path):
     directory = mount(tmp_path, "aws-credentials", {"credentials": "[default]\n"})
     found = read(tmp_path, "aws-credentials")
     assert found.values["AWS_SHARED_CREDENTIALS_FILE"] == str(directory / "credentials")
+
+
+def test_a_file_of_endless_depth_is_no_google_key(tmp_path):
+    mount(tmp_path, "team-a", {"key.json": "[" * 100_000})
+    assert "GOOGLE_APPLICATION_CREDENTIALS" not in read(tmp_path).values
 
 
 @pytest.mark.parametrize("name", ["gcloud-application-credentials.json", "key.json"])

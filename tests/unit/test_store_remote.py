@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from adapters.base import Kind
 from sidecar.artifacts.fetch import SourceOptions
 from sidecar.artifacts.listing import Limits
 from sidecar.artifacts.manifest import MARKER
 from sidecar.artifacts.store import Store
+from sidecar.artifacts.threads import Workers
 from sidecar.errors import (
     AccessDenied,
     DigestMismatch,
@@ -315,3 +317,85 @@ async def test_pickles_are_refused_unless_they_are_allowed(tmp_path, server):
             await fetch(store, f"{server.url}/sql.tar")
     async with open_store(tmp_path / "store", server, allow_pickle=True) as store:
         assert "adapter_model.bin" in tree((await fetch(store, f"{server.url}/sql.tar")).path)
+
+
+async def test_two_fetches_of_one_agent_take_their_room_once(tmp_path, server):
+    """40 of 60 MiB are reserved by the first while it runs: the second one's 10 fit beside it."""
+    mib = 1 << 20
+    for name, size in (("a", 20), ("b", 5)):
+        server.put(f"/{name}.tar", packed_lora(tmp_path / name, size=size * mib))
+    server.add(Slow(20 * mib), method="GET", path="/a", times=None)
+    async with open_store(tmp_path / "store", server, max_bytes=55 * mib) as store:
+        first = asyncio.create_task(fetch(store, f"{server.url}/a.tar", name="a"))
+        await asyncio.to_thread(server.wait, lambda: server.sent_bytes > 15 * mib)
+        await fetch(store, f"{server.url}/b.tar", name="b")
+        await first
+
+
+async def test_a_refusal_is_forgotten_when_the_entry_says_something_else(tmp_path, server):
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    (odd / "weights.onnx").write_bytes(b"onnx")
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        tar.add(odd, arcname=".")
+    server.put("/odd.tar", packed.getvalue())
+    async with open_store(tmp_path / "store", server) as store:
+        with pytest.raises(InvalidArtifact, match="neither"):
+            await fetch(store, f"{server.url}/odd.tar")
+        assert (await fetch(store, f"{server.url}/odd.tar", kind=Kind.MODEL)).kind is Kind.MODEL
+
+
+async def test_what_nobody_listed_counts_against_the_limit_of_an_artifact(tmp_path, server):
+    data = packed_lora(tmp_path / "lora", size=64 << 20)
+    server.put("/sql.tar", data, is_chunked=True, has_ranges=False)
+    async with open_store(tmp_path / "store", server, limit=1 << 20) as store:
+        with pytest.raises(InvalidArtifact, match="--max-artifact-bytes"):
+            await fetch(store, f"{server.url}/sql.tar")
+    assert server.sent_bytes < len(data) / 2
+
+
+async def test_agents_of_one_store_put_lost_files_back_once(tmp_path, server):
+    data = packed_lora(tmp_path / "lora")
+    server.put("/sql.tar", data)
+    async with (
+        open_store(tmp_path / "store", server) as ours,
+        open_store(tmp_path / "store", server, pod="pod-b") as theirs,
+    ):
+        found = await fetch(ours, f"{server.url}/sql.tar")
+        await theirs.rescan()
+        (Path(found.path) / "more").unlink()
+        before, entry = server.sent_bytes, entry_for(f"{server.url}/sql.tar")
+        await asyncio.gather(
+            *(one.fetch(entry, restore=found, progress=lambda *_: None) for one in (ours, theirs))
+        )
+        assert tree(found.path) == tree(tmp_path / "lora")
+    assert server.sent_bytes - before == len(data)
+
+
+async def test_the_limit_of_a_store_counts_what_other_pods_brought(tmp_path, server):
+    for name in ("a", "b"):
+        server.put(f"/{name}.tar", packed_lora(tmp_path / name))
+    limit = 20 << 20
+    async with (
+        open_store(tmp_path / "store", server, max_bytes=limit) as ours,
+        open_store(tmp_path / "store", server, max_bytes=limit, pod="pod-b") as theirs,
+    ):
+        await fetch(theirs, f"{server.url}/a.tar", name="a")
+        await fetch(theirs, f"{server.url}/b.tar", name="b")
+        with pytest.raises(StoreFull):
+            await fetch(ours, f"{server.url}/a.tar", name="c")
+
+
+async def test_a_panic_of_a_library_is_an_error_of_one_fetch(tmp_path):
+    class Panic(BaseException):
+        pass
+
+    def panic(_):
+        raise Panic
+
+    workers = Workers("test", 1)
+    with pytest.raises(RuntimeError, match="Panic"):
+        await workers.run(panic)
+    assert await workers.run(lambda _: "still at work") == "still at work"
+    workers.close()

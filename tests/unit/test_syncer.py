@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -57,3 +59,14 @@ def test_little_that_is_written_is_left_to_the_end():
     os.close(reading)
     os.close(writing)
     syncer.close()
+
+
+def test_a_sync_that_hangs_does_not_keep_the_process_alive(tmp_path):
+    code = (
+        "import os, sys, time\n"
+        "os.fsync = lambda descriptor: time.sleep(3600)\n"
+        "from sidecar.artifacts.syncer import Syncer\n"
+        "Syncer().take(os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY))\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "file")]
+    assert subprocess.run(command, timeout=20, check=False).returncode == 0

@@ -84,6 +84,12 @@ def test_no_more_than_so_many_reads_run_at_once(server, place):
     assert server.peak_requests == 3
 
 
+def test_the_largest_are_read_first(server, place):
+    blobs = [put(server, f"{size}", data_of(size)) for size in (5, 900, 0, 70_000, 30)]
+    fetch(server, blobs, place, streams=1)
+    assert [one.target for one in server.seen][:4] == ["/70000", "/900", "/30", "/5"]
+
+
 def test_a_cut_read_goes_on_from_the_byte_it_had(server, place):
     blob = put(server, "small", SMALL)
     server.add(Cut(after=100_000))

@@ -112,6 +112,43 @@ def test_other_bytes_under_the_same_name_take_nothing_over(server, place):
     assert place.read("x") == LARGE
 
 
+def interrupt(server, blob, place):
+    """Fetch about half of a blob."""
+    server.add(Slow(20e6), times=None)
+    timer = threading.Thread(
+        target=lambda: (
+            server.wait(lambda: server.sent_bytes > blob.size / 2),
+            place.workspace.stop.set(),
+        )
+    )
+    timer.start()
+    with pytest.raises(Stopped):
+        fetch(server, [blob], place)
+    timer.join()
+    server.wait(lambda: server.open_connections == 0)
+    place.workspace.stop.clear()
+    server.clear()
+
+
+def test_what_was_noted_before_other_bytes_came_is_forgotten(server, place):
+    old = put(server, "x", LARGE)
+    interrupt(server, old, place)
+    new = put(server, "x", data_of(len(LARGE), 5))
+    fetch(server, [new], place)
+    put(server, "x", LARGE)
+    fetch(server, [old], place)
+    assert place.read("x") == LARGE
+
+
+def test_of_an_interrupted_file_no_more_is_believed_than_is_there(server, place):
+    blob = put(server, "x", LARGE)
+    interrupt(server, blob, place)
+    os.truncate(place.workspace.directory / "x", 5 * MIB)
+    fetch(server, [blob], place)
+    assert place.read("x") == LARGE
+    assert len(LARGE) - 5 * MIB <= server.sent_bytes < len(LARGE)
+
+
 def test_bytes_that_nothing_identifies_are_not_trusted_later(server, place):
     blob = put(server, "x", SMALL, tag="")
     fetch(server, [blob], place)

@@ -70,10 +70,15 @@ class Stream(httpcore.NetworkStream):
         self._where = where
         self._head_until: float | None = None
         self._reads_body = False
+        self._body_until: float | None = None
 
     def begin_body(self) -> None:
         """From here to the next request, only silence is bounded."""
         self._reads_body = True
+
+    def end_body_within(self, seconds: float) -> None:
+        """Bound what is left of the body as a whole."""
+        self._body_until = time.monotonic() + seconds
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Return what is there, or wait for it; of a body also more than ``max_bytes``.
@@ -81,9 +86,13 @@ class Stream(httpcore.NetworkStream):
         The parser above takes any amount, and asks for little.
         """
         seconds = timeout or READ_SECONDS
-        if self._reads_body:
-            return self.receive(READ_BYTES, seconds)
         now = time.monotonic()
+        if self._reads_body:
+            if self._body_until is not None:
+                if now >= self._body_until:
+                    raise httpcore.ReadTimeout("the rest of the answer takes too long")
+                seconds = min(seconds, _left(self._body_until))
+            return self.receive(READ_BYTES, seconds)
         if self._head_until is None:
             self._head_until = now + seconds
         if now >= self._head_until:
@@ -94,6 +103,7 @@ class Stream(httpcore.NetworkStream):
         """Send a piece of a request; the wait for the head of its answer begins anew."""
         self._reads_body = False
         self._head_until = None
+        self._body_until = None
         if buffer:
             self.send(buffer, timeout or READ_SECONDS)
 

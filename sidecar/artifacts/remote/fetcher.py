@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from threading import Lock
 
 from sidecar.artifacts.archive import strip_enclosing, unpack
-from sidecar.artifacts.files import make_directories, remove_tree, store_errors
+from sidecar.artifacts.files import make_directories, store_errors
 from sidecar.artifacts.listing import Limits, Listing
 from sidecar.artifacts.manifest import FileRecord
 from sidecar.artifacts.paths import check_paths
@@ -49,14 +49,12 @@ class RemoteFetcher:
 
     def bring(self, workspace: Workspace) -> tuple[FileRecord, ...]:
         """Fetch what ``list`` found, going on where an interrupted fetch of it ended."""
+        bounded = self._bounded(workspace)
         source = _Counted(self._source, workspace.fetched)
-        brought = fetch_blobs(source, self._contents.blobs, workspace)
+        brought = fetch_blobs(source, self._contents.blobs, bounded)
         packed = [one for one in brought if one.blob.packing is not None]
         if not packed:
             return tuple(one.record for one in brought)
-        with store_errors(workspace.directory):
-            # What an interrupted fetch had unpacked is unpacked again.
-            _keep_only(workspace.directory, [one.file for one in brought])
         records = self._unpacked(packed, workspace)
         plain = tuple(one.record for one in brought if one.blob.packing is None)
         check_paths([one.path for one in (*plain, *records)], self._source.where)
@@ -65,6 +63,25 @@ class RemoteFetcher:
     def close(self) -> None:
         """Give up all connections."""
         self._source.close()
+
+    def _bounded(self, workspace: Workspace) -> Workspace:
+        """Return the workspace for bytes that nobody listed: they count against the limit."""
+        limit, listed = self._limits.max_bytes, sum(one.size or 0 for one in self._contents.blobs)
+        left, lock = None if limit is None else limit - listed, Lock()
+
+        def grow(size: int) -> None:
+            nonlocal left
+            if left is not None:
+                with lock:
+                    left -= size
+                if left < 0:
+                    raise InvalidArtifact(
+                        f"{self._source.where}: more than {limit} bytes, which is "
+                        "--max-artifact-bytes"
+                    )
+            workspace.grow(size)
+
+        return replace(workspace, grow=grow)
 
     def _unpacked(self, packed: Sequence[Brought], workspace: Workspace) -> tuple[FileRecord, ...]:
         limits, where = self._limits, self._source.where
@@ -79,8 +96,10 @@ class RemoteFetcher:
                 max_files=limits.max_files,
                 max_bytes=limits.max_bytes,
             )
+        plain = sum(one.size or 0 for one in self._contents.blobs if one.packing is None)
         records: list[FileRecord] = []
         for one in packed:
+            held = plain + sum(record.size for record in records)
             assert one.blob.packing is not None
             place = workspace.directory / one.blob.path
             with store_errors(workspace.directory):
@@ -91,7 +110,7 @@ class RemoteFetcher:
                 replace(workspace, directory=place),
                 where=where,
                 max_files=limits.max_files - len(records),
-                max_bytes=limits.max_bytes,
+                max_bytes=None if limits.max_bytes is None else max(0, limits.max_bytes - held),
             )
             prefix = f"{one.blob.path}/" if one.blob.path else ""
             records += [replace(record, path=prefix + record.path) for record in found]
@@ -124,13 +143,3 @@ class _Counted:
 
     def close(self) -> None:
         self._source.close()
-
-
-def _keep_only(directory: Path, files: Iterable[Path]) -> None:
-    kept = set(files)
-    for one in list(directory.rglob("*")):
-        if not one.is_dir() and one not in kept:
-            remove_tree(one)
-    for one in sorted(directory.rglob("*"), reverse=True):
-        if one.is_dir() and not any(one.iterdir()):
-            one.rmdir()

@@ -29,6 +29,8 @@ WHOLE_SECONDS = 60.0
 """For a body that is read in one piece."""
 MAX_DRAINED_BYTES = 1 << 14
 """Of a body that nobody wants: reading so many is cheaper than another TLS handshake."""
+DRAIN_SECONDS = 1.0
+"""For reading them: more than a handshake takes, and all redirects together add a few seconds."""
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 CARRIED = frozenset(
     {
@@ -142,9 +144,9 @@ class Client:
                 location = answer.headers.get("location", "")
                 if answer.status not in REDIRECTS or not location:
                     yield answer
-                    _drain(answer, request.method)
+                    _drain(answer, request.method, response)
                     return
-                _drain(answer, request.method)
+                _drain(answer, request.method, response)
             finally:
                 answer.body.close()
                 with suppress(*FOREIGN):
@@ -228,9 +230,7 @@ class Client:
         )
 
     def _body(self, response: httpcore.Response, peer: str) -> Generator[bytes, None, None]:
-        stream = response.extensions["network_stream"]
-        assert isinstance(stream, Stream)
-        stream.begin_body()
+        _stream_of(response).begin_body()
         pieces = response.iter_stream()
         while True:
             with self._translated(peer):
@@ -256,6 +256,12 @@ class Client:
             )
         headers = request.headers
         if target.origin != here.origin:
+            if request.body:
+                # A form with a password or a token in it, most often.
+                raise SourceNotAllowed(
+                    f"{self._where}: {here.peer} redirects what it was sent to another server, "
+                    f"{target.peer}, which must not see it; name that one if it is right"
+                )
             headers = {name: value for name, value in headers.items() if name in CARRIED}
         address = response.extensions["network_stream"].get_extra_info("server_addr")[0]
         was_loopback = is_loopback(here.host if proxy else address)
@@ -300,11 +306,18 @@ class Client:
             raise translate(error, where=self._where, peer=peer) from cause
 
 
-def _drain(answer: Answer, method: str) -> None:
+def _stream_of(response: httpcore.Response) -> Stream:
+    stream = response.extensions["network_stream"]
+    assert isinstance(stream, Stream)
+    return stream
+
+
+def _drain(answer: Answer, method: str, response: httpcore.Response) -> None:
     """Read what is left of a small body, so that the connection can be used again."""
     length = answer.headers.get("content-length", "")
-    is_small = length.isdecimal() and int(length) <= MAX_DRAINED_BYTES
+    is_small = length.isdecimal() and len(length) < 10 and int(length) <= MAX_DRAINED_BYTES
     if is_small or method == "HEAD":
+        _stream_of(response).end_body_within(DRAIN_SECONDS)
         with suppress(FetchFailed):
             for _ in answer.body:
                 pass

@@ -2,7 +2,7 @@
 
 The first look is a HEAD request; where that is refused, as presigned URLs for GET do, or tells no
 size, a GET of the first byte. Reads are GETs of ranges that hold only while the file is the one
-that was looked at (If-Match or If-Unmodified-Since); what is answered is compared too, because not
+that was looked at (If-Match or If-Unmodified-Since); what is answered must say so too, because not
 every server knows these headers.
 """
 
@@ -24,6 +24,7 @@ from sidecar.artifacts.remote.https_answers import (
     parse_length,
     parse_span,
     refuse_page,
+    says_version,
     status_error,
     version_of,
 )
@@ -165,6 +166,13 @@ class HttpsSource:
         sizes_differ = None not in {total, blob.size} and total != blob.size
         if sizes_differ or has_moved(headers, blob.tag):
             raise self._moved()
+        if blob.has_ranges and not says_version(headers, blob.tag):
+            # Of another answer there may be other parts, or the rest of this one.
+            raise FetchFailed(
+                f"{where}: the server does not say of which version the bytes are that it sends, "
+                "though it did at the first look; have it send the same ETag or Last-Modified "
+                "with every answer"
+            )
 
     def _status_error(self, answer: Answer) -> ArtifactError:
         refused = self._login.refused

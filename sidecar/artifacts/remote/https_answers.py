@@ -33,7 +33,10 @@ _PACKED_TYPES: Mapping[str, Packing] = {
 _CLOCK_SECONDS = 2.0
 _STRONG = re.compile(r'"[\x21\x23-\x7e\x80-\xff]*"')
 _WEAK = re.compile(r'W/"[^"]*"\Z')
-_CONTENT_RANGE = re.compile(r"bytes (?:([0-9]+)-([0-9]+)|\*)/([0-9]+|\*)", re.IGNORECASE)
+_LENGTH = re.compile(r"[0-9]{1,18}")
+_CONTENT_RANGE = re.compile(
+    r"bytes (?:([0-9]{1,18})-([0-9]{1,18})|\*)/([0-9]{1,18}|\*)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +63,9 @@ def parse_span(headers: Mapping[str, str]) -> Span | None:
 
 
 def parse_length(headers: Mapping[str, str]) -> int | None:
-    """Parse Content-Length."""
+    """Parse Content-Length; None where it is missing or makes no sense."""
     text = headers.get("content-length", "")
-    return int(text) if text.isascii() and text.isdecimal() else None
+    return int(text) if _LENGTH.fullmatch(text) else None
 
 
 def version_of(headers: Mapping[str, str]) -> str:
@@ -100,6 +103,17 @@ def has_moved(headers: Mapping[str, str], version: str) -> bool:
     return bool(etag and etag_now and etag != etag_now) or bool(
         changed and changed_now and changed != changed_now
     )
+
+
+def says_version(headers: Mapping[str, str], version: str) -> bool:
+    """Tell whether an answer says that it is of this version.
+
+    One to a GET must, of a part too, as the answer to HEAD did (RFC 9110, 9.3.2 and 15.3.7).
+    """
+    changed, etag = _split(version)
+    if changed:
+        return headers.get("last-modified", "").strip() == changed
+    return headers.get("etag", "").strip() == etag
 
 
 def file_name(headers: Mapping[str, str], url_name: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from sidecar.artifacts.remote.addresses import is_loopback
 from sidecar.artifacts.remote.http_urls import Target
 from sidecar.artifacts.remote.secrets import Credentials
 from sidecar.errors import AccessDenied
@@ -70,7 +71,8 @@ def read_login(target: Target, credentials: Credentials, *, where: str) -> Login
     - of a mounted secret ``token`` (Bearer), or ``username`` and ``password`` (Basic).
 
     A mounted secret with ``https-host`` says nothing to any other host. Raises ``AccessDenied`` for
-    headers that cannot be sent.
+    headers that cannot be sent, and for a token or a password of a mounted secret that anybody on
+    the way could read.
     """
     values, holder = credentials.values, credentials.where
     told = values.get("https-host", "").lower() if credentials.is_mounted else ""
@@ -84,6 +86,8 @@ def read_login(target: Target, credentials: Credentials, *, where: str) -> Login
     if values.get(name):
         headers = _parse_headers(values[name], name, holder, where)
         return _login(headers, f"the headers of {holder} are not accepted; check its key {name}")
+    if credentials.is_mounted and (values.get("token") or values.get("username")):
+        _refuse_plain(target, holder, where)
     if credentials.is_mounted and values.get("token"):
         return _login(
             {"authorization": f"Bearer {values['token']}"},
@@ -106,6 +110,14 @@ def read_login(target: Target, credentials: Credentials, *, where: str) -> Login
         "no credentials were sent; mount a secret with a key token, or username and password, "
         "and name it in `credentials`",
     )
+
+
+def _refuse_plain(target: Target, holder: str, where: str) -> None:
+    if target.scheme == "http" and not is_loopback(target.host):
+        raise AccessDenied(
+            f"{where}: {holder} has a token or a password, which anybody on the way could read "
+            "over plain http; write https://, or take `credentials` away if none are needed"
+        )
 
 
 def signing_names(target: Target) -> frozenset[str]:

@@ -30,6 +30,7 @@ from sidecar.artifacts.remote.https_answers import parse_length, parse_span
 from sidecar.artifacts.remote.hub_answers import Hub
 from sidecar.artifacts.remote.hub_reference import parse_reference
 from sidecar.artifacts.remote.port import Blob, Contents, Packing
+from sidecar.artifacts.remote.reading import cut
 from sidecar.artifacts.remote.secrets import Credentials
 from sidecar.errors import (
     FetchFailed,
@@ -116,7 +117,7 @@ class HubSource:
             headers["range"] = f"bytes={start}-{end - 1}"
         with self._client.open("GET", blob.key, headers=headers) as answer:
             skipped = self._check(answer, blob, start)
-            chunks = _cut(answer.chunks(), skipped, skipped + end - start)
+            chunks = cut(answer.chunks(), skipped, skipped + end - start)
             if blob.has_ranges or is_part:
                 yield from chunks
             else:
@@ -202,14 +203,3 @@ def _signature(blobs: Iterable[Blob]) -> str:
     """Digest what the bytes are, and not the commit: one that changes other files moves nothing."""
     listed = sorted((one.path, one.size, one.tag) for one in blobs)
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
-
-
-def _cut(chunks: Iterable[bytes], start: int, end: int) -> Iterator[memoryview]:
-    position = 0
-    for chunk in chunks:
-        piece = memoryview(chunk)[max(0, start - position) : max(0, end - position)]
-        position += len(chunk)
-        if piece:
-            yield piece
-        if position >= end:
-            return

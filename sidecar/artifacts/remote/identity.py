@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +27,10 @@ TOKEN_SECONDS = 240.0
 MARGIN_SECONDS = 300.0
 """So long before its end a token is not used any more: the reads it begins take a while."""
 MAX_ANSWER_BYTES = 1 << 20
+
+_SENT = {"access_key_id": "key id", "token": "token"}
+"""What of a grant is sent in a header as it is."""
+_PRINTABLE = re.compile(r"[\x20-\x7e]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +62,16 @@ def nobody_by_choice(credentials: Credentials, setting: str) -> Grant:
     )
 
 
+def check_grant(grant: Grant, *, where: str) -> None:
+    """Raise ``AccessDenied`` for an identity that no header can hold: obstore panics over it."""
+    for name, what in _SENT.items():
+        if not _PRINTABLE.fullmatch(grant.secret.get(name) or ""):
+            raise AccessDenied(
+                f"{where}: the {what} has a line break or another character that no header can "
+                f"hold; correct {grant.words}"
+            )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """The answer of a server that hands out tokens."""
@@ -67,7 +83,7 @@ class Reply:
         """Return these fields of a JSON object as text; empty where one is not there."""
         try:
             fields = json.loads(self.text)
-        except ValueError:
+        except (ValueError, RecursionError):
             fields = None
         if not isinstance(fields, dict):
             return ["" for _ in names]
@@ -151,6 +167,8 @@ def usable_seconds(expires_in: str) -> float:
     try:
         seconds = float(expires_in)
     except ValueError:
+        return TOKEN_SECONDS
+    if not math.isfinite(seconds):
         return TOKEN_SECONDS
     return max(seconds - MARGIN_SECONDS, min(seconds / 2, 60.0), 0.0)
 

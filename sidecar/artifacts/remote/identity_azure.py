@@ -8,7 +8,6 @@ mounted secret does not fall back to. A connection string is taken apart into th
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Mapping
 from urllib.parse import quote, urlencode
 
@@ -88,7 +87,7 @@ def _from_connection(connection: Mapping[str, str], place: str, where: str) -> G
 def _account_key(key: str, name: str, place: str, where: str) -> Grant:
     try:
         base64.b64decode(key, validate=True)
-    except binascii.Error:
+    except ValueError:
         raise AccessDenied(f"{where}: {name} in {place} is no account key (base64)") from None
     return Grant(secret={"access_key": key}, words=f"{name} in {place}")
 

@@ -65,7 +65,7 @@ def _from_file(path: str, credentials: Credentials, where: str) -> Grant:
             key = json.load(file)
     except OSError as error:
         raise AccessDenied(f"{where}: {shown} cannot be read ({error.strerror})") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         key = None
     if not isinstance(key, dict):
         raise AccessDenied(f"{where}: {shown} is no JSON object, as Google's keys are")
@@ -158,7 +158,7 @@ def _subject_token(key: Mapping[str, Any], shown: str, credentials: Credentials,
         return text
     try:
         return str(json.loads(text)[form["subject_token_field_name"]])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise AccessDenied(f"{where}: {path} holds no token in the field {shown} names") from None
 
 

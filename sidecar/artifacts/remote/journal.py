@@ -63,12 +63,10 @@ def read_notes(path: Path) -> dict[str, Note]:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return {}
-    # What follows the last line's end was not written to its end.
-    values = [_parse(line) for line in lines[:-1]]
-    if not values or values[0] != _HEADER:
-        return {}
     notes: dict[str, Note] = {}
-    for value in values[1:]:
+    if _parse(lines[0]) != _HEADER:
+        return notes
+    for value in map(_parse, lines[1:]):
         if value is None:
             break
         try:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import obstore
@@ -39,6 +40,10 @@ PAGE_OBJECTS = 1000
 LIST_SECONDS = 300.0
 """A hundred pages, and the server slow."""
 
+LOOKS_AT_ONCE = 16
+
+_STRONG = re.compile(r"[\x21\x23-\x7e]+")
+"""RFC 9110, 8.8.3, in ASCII: any other etag cannot be sent back, and obstore panics over some."""
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,221}")
 _CONTAINER = re.compile(r"[a-z0-9][a-z0-9-]{2,62}|\$root|\$web")
 _EXAMPLES = {"s3": "s3://bucket/path/", "gs": "gs://bucket/path/", "az": "az://container/path/"}
@@ -68,7 +73,7 @@ def parse_place(url: str) -> Place:
         examples = " or ".join([_EXAMPLES[scheme]] if scheme in _EXAMPLES else _EXAMPLES.values())
         raise UnsupportedSource(f"{where}: names no bucket that can be; write {examples}")
     key = path.removesuffix("/")
-    if re.search(r"[?#\x00-\x1f\x7f]|%[0-9A-Fa-f]{2}", path):
+    if re.search(r"[?#\x00-\x1f\x7f\ud800-\udfff]|%[0-9A-Fa-f]{2}", path):
         raise UnsupportedSource(
             f"{where}: `?`, `#`, control characters and % escapes cannot be in the path; write the "
             "key as it is"
@@ -145,61 +150,71 @@ class ObjectSource:
         """Return all objects below the prefix, but not the markers of directories."""
         key = self._place.key
         found = self._list_all(key)
-        parents = {parent for path in found for parent in _parents(path)}
+        markers = self._markers(found)
         blobs = []
         for path, meta in found.items():
             relative = path[len(key) + 1 :] if key else path
-            if relative and not (meta["size"] == 0 and self._is_marker(path, parents)):
+            if relative and path not in markers:
                 blobs.append(_blob(meta, relative))
         return blobs
 
     def _list_all(self, key: str) -> dict[str, ObjectMeta]:
-        store, story = self._access.open(is_look=True)
         found: dict[str, ObjectMeta] = {}
+        self._run(lambda store: self._collect(store, key, found))
+        return found
+
+    def _run(self, look: Callable[[ObjectStore], Coroutine[None, None, None]]) -> None:
+        store, story = self._access.open(is_look=True)
         with object_errors(story):
             try:
                 # obstore's other way to list cannot be ended: a server that always has one more
                 # page, with nothing in it, would keep the thread for ever.
-                asyncio.run(self._collect(store, key, found))
+                asyncio.run(self._limit(look(store)))
             except TimeoutError:
                 raise FetchFailed(
                     f"{self.where}: the listing has no end within {self._list_seconds:g} s; it is "
                     "retried"
                 ) from None
-        return found
+
+    async def _limit(self, look: Coroutine[None, None, None]) -> None:
+        async with asyncio.timeout(self._list_seconds):
+            await look
 
     async def _collect(self, store: ObjectStore, key: str, found: dict[str, ObjectMeta]) -> None:
         seen, last = 0, ""
-        async with asyncio.timeout(self._list_seconds):
-            async for page in obstore.list(store, key or None, chunk_size=PAGE_OBJECTS):
-                seen += len(page)
-                if seen > MAX_FILES:
-                    raise InvalidArtifact(
-                        f"{self.where}: more than {MAX_FILES} objects; name the prefix of one "
-                        "artifact"
-                    )
-                for one in page:
-                    last = one["path"]
-                    if last not in found or one["size"]:
-                        found[last] = one
-            if not last or not self._access.listings_may_end_early:
-                return
-            # What comes after the last object that was listed? Nothing, if that was the end:
-            # without this, half a model could be taken for the whole.
-            async for page in obstore.list(store, key or None, offset=last, chunk_size=1):
-                if any(one["path"] not in found for one in page):
-                    raise FetchFailed(
-                        f"{self.where}: the server's listing ends too early; it is retried"
-                    )
-                return
+        async for page in obstore.list(store, key or None, chunk_size=PAGE_OBJECTS):
+            seen += len(page)
+            if seen > MAX_FILES:
+                raise InvalidArtifact(
+                    f"{self.where}: more than {MAX_FILES} objects; name the prefix of one artifact"
+                )
+            for one in page:
+                last = one["path"]
+                if last not in found or one["size"]:
+                    found[last] = one
+        if not last or not self._access.listings_may_end_early:
+            return
+        # What comes after the last object that was listed? Nothing, if that was the end:
+        # without this, half a model could be taken for the whole.
+        async for page in obstore.list(store, key or None, offset=last, chunk_size=1):
+            if any(one["path"] not in found for one in page):
+                raise FetchFailed(
+                    f"{self.where}: the server's listing ends too early; it is retried"
+                )
+            return
 
-    def _is_marker(self, path: str, parents: set[str]) -> bool:
-        """Tell whether an empty object is the name of a directory.
+    def _markers(self, found: Mapping[str, ObjectMeta]) -> set[str]:
+        """Return which of the empty objects are names of directories.
 
         Consoles and file system layers leave them, with a slash at the end that obstore cuts off:
         what has objects below it is one, and what is not there without the slash.
         """
-        return path in parents or self._find(path) is None
+        parents = {parent for path in found for parent in _parents(path)}
+        empty = {path for path, meta in found.items() if meta["size"] == 0}
+        files: set[str] = set()
+        if unsure := empty - parents - {self._place.key}:
+            self._run(lambda store: _find_all(store, unsure, files))
+        return empty - files
 
     def _find(self, key: str) -> ObjectMeta | None:
         store, story = self._access.open(is_look=True)
@@ -214,6 +229,19 @@ class ObjectSource:
                     return obstore.get(store, key, options={"range": (0, 1)}).meta
         except NotFound:
             return None
+
+
+async def _find_all(store: ObjectStore, paths: Iterable[str], found: set[str]) -> None:
+    """Add to ``found`` which of the objects there are; several are asked for at once."""
+    left = iter(paths)
+
+    async def find() -> None:
+        for path in left:
+            with suppress(FileNotFoundError, obstore.exceptions.NotFoundError):
+                await obstore.head_async(store, path)
+                found.add(path)
+
+    await asyncio.gather(*(find() for _ in range(LOOKS_AT_ONCE)))
 
 
 def _blob(meta: ObjectMeta, path: str, packing: Packing | None = None) -> Blob:
@@ -239,7 +267,7 @@ def _tag(meta: ObjectMeta) -> str:
 
 
 def _is_strong(tag: str) -> bool:
-    return bool(tag) and not tag.startswith(("W/", "modified "))
+    return _STRONG.fullmatch(tag) is not None and not tag.startswith("W/")
 
 
 def _parents(path: str) -> Iterator[str]:

@@ -8,6 +8,7 @@ server, the switches and the transport through explicit settings, which replace 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ from urllib.parse import quote, urlsplit
 from sidecar import __version__
 from sidecar.artifacts.remote.addresses import check_host, resolve
 from sidecar.artifacts.remote.certificates import ca_text
-from sidecar.artifacts.remote.identity import Grant
-from sidecar.artifacts.remote.objects_errors import FOREIGN
+from sidecar.artifacts.remote.identity import Grant, check_grant
+from sidecar.artifacts.remote.objects_errors import is_foreign
 from sidecar.artifacts.remote.objects_meanings import Dialect, Story
 from sidecar.artifacts.remote.port import CONNECT_SECONDS, READ_SECONDS
 from sidecar.artifacts.remote.proxies import find_proxy
@@ -41,6 +42,9 @@ LOOK_RETRIES = 2
 RETRY_SECONDS = 10.0
 KEEPALIVE_SECONDS = 3.0
 """Some servers close idle connections after 5 s; a request must not meet that moment."""
+
+_URL = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@%/\[\]-]+")
+"""RFC 3986, without what begins a query. Over anything else obstore panics."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +150,7 @@ class Access:
     def _current_grant(self, server: Server) -> Grant:
         if self._grant is None or time.monotonic() >= self._use_until:
             grant = self._cloud.identify(self._place, server, self._credentials)
+            check_grant(grant, where=self._place.where)
             seconds = float("inf") if grant.seconds is None else grant.seconds
             self._use_until = time.monotonic() + seconds
             if self._grant is None or grant.secret != self._grant.secret:
@@ -162,7 +167,9 @@ class Access:
         }
         try:
             return self._cloud.build(self._place, server, self._credentials, grant, options, retry)
-        except tuple(FOREIGN):
+        except BaseException as error:
+            if not is_foreign(error):
+                raise
             raise FetchFailed(
                 f"{self._place.where}: no client can be made; check {self._cloud.dialect.settings} "
                 "in the agent's environment, the proxy and the certificates"
@@ -211,7 +218,7 @@ def own_server(text: str, setting: str, *, scheme: str, where: str) -> str:
         host, _ = parts.hostname, parts.port
     except ValueError:
         parts, host = urlsplit(""), None
-    is_plain = parts.username is None and not parts.query and not parts.fragment
+    is_plain = parts.username is None and _URL.fullmatch(url) is not None
     if parts.scheme not in {"http", "https"} or not host or not is_plain:
         raise UnsupportedSource(
             f"{where}: {setting} is no URL of a server; write {scheme}://host:port"

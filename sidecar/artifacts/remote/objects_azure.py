@@ -13,7 +13,7 @@ from sidecar.artifacts.remote.identity_azure import find_azure, parse_connection
 from sidecar.artifacts.remote.objects_access import Cloud, Place, Server, own_server
 from sidecar.artifacts.remote.objects_meanings import Dialect
 from sidecar.artifacts.remote.secrets import Credentials
-from sidecar.errors import AccessDenied
+from sidecar.errors import AccessDenied, UnsupportedSource
 
 if TYPE_CHECKING:
     from obstore.store import AzureCredential, ClientConfig, ObjectStore, RetryConfig
@@ -23,6 +23,9 @@ HOSTS = re.compile(
     r"|\.blob\.core\.(?:windows\.net|usgovcloudapi\.net|chinacloudapi\.cn))"
 )
 """Microsoft's own servers, which a document may name: what is sent there stays with Microsoft."""
+
+_ACCOUNT = re.compile(r"[A-Za-z0-9_-]{1,63}")
+"""Azure's are of small letters and digits; an emulator's need not be."""
 
 
 def _find_server(place: Place, credentials: Credentials) -> Server:
@@ -34,8 +37,10 @@ def _find_server(place: Place, credentials: Credentials) -> Server:
     if endpoint:
         url = own_server(endpoint, "AZURE_STORAGE_ENDPOINT", scheme="https", where=place.where)
         return Server(url=url, is_own=True)
-    suffix = connection.get("endpointsuffix", "core.windows.net")
-    return Server(url=f"https://{_account(place, '', credentials)}.blob.{suffix}")
+    suffix = connection.get("endpointsuffix", "")
+    url = f"https://{_account(place, '', credentials)}.blob.{suffix or 'core.windows.net'}"
+    url = own_server(url, "AZURE_STORAGE_CONNECTION_STRING", scheme="https", where=place.where)
+    return Server(url=url, is_own=bool(suffix))
 
 
 def _account(place: Place, url: str, credentials: Credentials) -> str:
@@ -43,6 +48,11 @@ def _account(place: Place, url: str, credentials: Credentials) -> str:
     ours = _connection(credentials).get("accountname") or credentials.first(
         "AZURE_STORAGE_ACCOUNT_NAME"
     )
+    if ours and not _ACCOUNT.fullmatch(ours):
+        raise UnsupportedSource(
+            f"{place.where}: AZURE_STORAGE_ACCOUNT_NAME in {credentials.where} is no name of an "
+            "account; write its letters and digits alone"
+        )
     if not ours and url:
         parts = urlsplit(url)
         # Azurite and Azure Stack have it in the path.

@@ -12,13 +12,22 @@ from contextlib import contextmanager
 
 from obstore import exceptions as foreign
 
-from sidecar.artifacts.remote.objects_meanings import CUT, TRANSPORT, Story, tell, tell_answer
+from sidecar.artifacts.remote.objects_meanings import (
+    CUT,
+    PANIC,
+    TRANSPORT,
+    Story,
+    tell,
+    tell_answer,
+)
 from sidecar.errors import ArtifactError, FetchFailed, InvalidArtifact
 
 Telling = Callable[[str, Story], ArtifactError]
 """From obstore's debug text to an error."""
 
 DEBUG = "\n\nDebug source:\n"
+_PANICS = frozenset({"pyo3_runtime.PanicException", "pyo3_async_runtimes.RustPanic"})
+"""Of a thread that waits, and of an event loop. Neither class can be imported."""
 _STATUS = re.compile(r"^ *status: (\d{3}),$", re.MULTILINE)
 _BODY = "body: Some("
 _URL = re.compile(r"^ *uri: Some\(\n.*\n *\),$", re.MULTILINE)
@@ -77,15 +86,28 @@ FOREIGN: Mapping[type[Exception], Telling] = {
 """All that obstore raises; an error of a class that is not named is told as its nearest base."""
 
 
+def is_foreign(error: BaseException) -> bool:
+    """Tell whether obstore raised this, be it a panic, which is no ``Exception``."""
+    return isinstance(error, tuple(FOREIGN)) or _is_panic(error)
+
+
 @contextmanager
 def object_errors(story: Story) -> Iterator[None]:
     """Translate what obstore raises into ``ArtifactError``."""
     try:
         yield
-    except tuple(FOREIGN) as error:
+    except BaseException as error:
+        if not is_foreign(error):
+            raise
+        if _is_panic(error):
+            raise tell(PANIC, story) from None
         told = next(FOREIGN[one] for one in type(error).__mro__ if one in FOREIGN)
         # The message says it twice, for people and for programs. In the second form what others
         # wrote is quoted and escaped.
         debug = str(error).rpartition(DEBUG)[2]
         # Not chained: a traceback would show the message that must not be shown.
         raise told(debug, story) from None
+
+
+def _is_panic(error: BaseException) -> bool:
+    return f"{type(error).__module__}.{type(error).__qualname__}" in _PANICS

@@ -227,6 +227,11 @@ TRANSPORT: tuple[tuple[str, Meaning], ...] = (
 )
 """What obstore says of a connection, by what its debug text has in it. The first one that fits."""
 
+PANIC = Meaning(
+    error=FetchFailed,
+    why="the client of object stores has failed by a defect of its own",
+    hint="check {identity} and {endpoint}; the agent's log has its words",
+)
 CUT = Meaning(error=FetchFailed, why="the connection to {host} was cut", hint="it is retried")
 
 

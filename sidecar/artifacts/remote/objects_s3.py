@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
@@ -14,7 +15,7 @@ from sidecar.artifacts.remote.identity_aws import find_aws
 from sidecar.artifacts.remote.objects_access import Cloud, Place, Server, own_server
 from sidecar.artifacts.remote.objects_meanings import Dialect
 from sidecar.artifacts.remote.secrets import Credentials
-from sidecar.errors import FetchFailed, NotFound
+from sidecar.errors import FetchFailed, NotFound, UnsupportedSource
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig, S3Credential
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 DEFAULT_REGION = "us-east-1"
 """What look-alikes take for theirs when nobody says otherwise."""
 BUCKET_REGION = "x-amz-bucket-region"
+_REGION = re.compile(r"[A-Za-z0-9._-]{1,63}")
+"""Part of a host's name at AWS, and of a header everywhere."""
 
 
 def find_server(place: Place, credentials: Credentials) -> Server:
@@ -33,6 +36,11 @@ def find_server(place: Place, credentials: Credentials) -> Server:
     """
     endpoint = credentials.first("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
     region = credentials.first("AWS_REGION", "AWS_DEFAULT_REGION")
+    if region and not _REGION.fullmatch(region):
+        raise UnsupportedSource(
+            f"{place.where}: AWS_REGION in {credentials.where} is no name of a region; write one "
+            "like eu-west-1"
+        )
     if not endpoint:
         region = region or find_region(_aws(DEFAULT_REGION), place, credentials)
         is_virtual = "." not in place.bucket
@@ -60,7 +68,7 @@ def find_region(server: str, place: Place, credentials: Credentials) -> str:
             status, region = answer.status, answer.headers.get(BUCKET_REGION, "")
     finally:
         client.close()
-    if region:
+    if _REGION.fullmatch(region):
         return region
     if status == 404:
         raise NotFound(f"404 from {place.where}: there is no such bucket; check its name")

@@ -28,6 +28,7 @@ from sidecar.artifacts.remote.oci_manifest import (
 )
 from sidecar.artifacts.remote.oci_reference import Reference, parse_reference
 from sidecar.artifacts.remote.port import Blob, Contents
+from sidecar.artifacts.remote.reading import cut
 from sidecar.artifacts.remote.secrets import Credentials
 from sidecar.errors import (
     AccessDenied,
@@ -44,7 +45,9 @@ MAX_NESTING = 3
 MAX_ERROR_BYTES = 64 << 10
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _CODE = re.compile(r"[A-Z_]{3,40}")
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(?:\d+|\*)")
+_NUMBER = re.compile(r"[0-9]{1,19}")
+"""Python refuses to read a number of thousands of digits."""
+_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/(?:[0-9]{1,19}|\*)")
 
 
 def open_oci(url: str, credentials: Credentials) -> OciSource:
@@ -59,25 +62,27 @@ def open_oci(url: str, credentials: Credentials) -> OciSource:
 class _Looks:
     """What manifests were found to hold, by their digests: none of it can ever change.
 
-    With it a look at a tag is a HEAD, which Docker Hub does not count as a pull (a GET it does:
-    docs.docker.com/docker-hub/usage/pulls).
+    Of each user alone: else whoever knows a digest would be told of it without the registry being
+    asked. With it a look at a tag is a HEAD, which Docker Hub does not count as a pull (a GET it
+    does: docs.docker.com/docker-hub/usage/pulls).
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._lock = Lock()
-        self._known: OrderedDict[tuple[str, str], Contents] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str, str], Contents] = OrderedDict()
 
-    def get(self, url: str, digest: str) -> Contents | None:
+    def get(self, url: str, user: str, digest: str) -> Contents | None:
+        key = (url, user, digest)
         with self._lock:
-            found = self._known.get((url, digest))
+            found = self._known.get(key)
             if found is not None:
-                self._known.move_to_end((url, digest))
+                self._known.move_to_end(key)
             return found
 
-    def add(self, url: str, digest: str, contents: Contents) -> None:
+    def add(self, url: str, user: str, digest: str, contents: Contents) -> None:
         with self._lock:
-            self._known[url, digest] = contents
+            self._known[url, user, digest] = contents
             while len(self._known) > self._limit:
                 self._known.popitem(last=False)
 
@@ -104,12 +109,12 @@ class OciSource:
 
     def list(self) -> Contents:
         """Read the manifest, unless it is one that was read before."""
-        url = self._reference.url
+        url, user = self._reference.url, self._authorizer.user
         digest = self._reference.digest or self._look_up(self._reference.tag)
-        contents = _looks.get(url, digest)
+        contents = _looks.get(url, user, digest)
         if contents is None:
             digest, contents = self._read_contents(digest or self._reference.tag)
-            _looks.add(url, digest, contents)
+            _looks.add(url, user, digest, contents)
         return contents
 
     def read(self, blob: Blob, start: int, end: int | None) -> Iterator[bytes | memoryview]:
@@ -128,7 +133,7 @@ class OciSource:
             elif answer.status == 200:
                 # A registry need not know ranges, and one that copies another may do so later on:
                 # what lies before is read past, as containerd does.
-                yield from _cut(answer.chunks(), start, end) if is_part else answer.chunks()
+                yield from cut(answer.chunks(), start, end) if is_part else answer.chunks()
             else:
                 raise self._error(answer, "a layer", "push it anew")
 
@@ -164,7 +169,7 @@ class OciSource:
             if answer.status != 200:
                 raise self._error(answer, "the manifest", "check repository and tag")
             length = answer.headers.get("content-length", "")
-            if length.isdecimal() and int(length) > MAX_MANIFEST_BYTES:
+            if _NUMBER.fullmatch(length) and int(length) > MAX_MANIFEST_BYTES:
                 raise InvalidArtifact(
                     f"{self.where}: the manifest has more than {MAX_MANIFEST_BYTES} bytes"
                 )
@@ -220,7 +225,7 @@ class OciSource:
             return NotFound(f"{said}: {what} is not in the registry; {if_missing}")
         if status == 429:
             wait = answer.headers.get("retry-after", "")
-            later = f" (it asks to wait {wait} s)" if wait.isdecimal() else ""
+            later = f" (it asks to wait {wait} s)" if _NUMBER.fullmatch(wait) else ""
             return FetchFailed(
                 f"{said}: too many requests{later}; log in, or use a registry of your own"
             )
@@ -229,17 +234,6 @@ class OciSource:
 
 def _with(headers: Mapping[str, str], authorization: str) -> Mapping[str, str]:
     return {**headers, "Authorization": authorization} if authorization else headers
-
-
-def _cut(chunks: Iterator[bytes], start: int, end: int) -> Iterator[memoryview]:
-    position = 0
-    for chunk in chunks:
-        piece = memoryview(chunk)[max(0, start - position) : max(0, end - position)]
-        position += len(chunk)
-        if piece:
-            yield piece
-        if position >= end:
-            return
 
 
 def _code_of(answer: Answer) -> str:

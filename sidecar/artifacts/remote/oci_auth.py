@@ -7,6 +7,7 @@ for challenges. Credentials go to the registry (Basic) or to the token server th
 
 from __future__ import annotations
 
+import hashlib
 import json
 from contextlib import suppress
 from threading import Lock
@@ -39,6 +40,15 @@ class Authorizer:
     def header(self) -> str:
         """What to send; empty as long as nobody asked."""
         return self._header
+
+    @property
+    def user(self) -> str:
+        """A hash of the user and password that there are to send; empty where there are none."""
+        login = None
+        # A broken config matters once the registry asks.
+        with suppress(AccessDenied):
+            login = find_login(self._reference, self._credentials).login
+        return hashlib.sha256(login.basic.encode()).hexdigest() if login is not None else ""
 
     def answer(self, challenge: str, used: str) -> None:
         """Get another header than the one that was ``used`` and refused with a challenge.
@@ -109,7 +119,8 @@ class Authorizer:
             host = ""
         if not host:
             raise FetchFailed(f"{where}: the registry names no token server (realm)")
-        if realm.scheme != "https" and not (reference.is_plain and realm.scheme == "http"):
+        is_here = reference.is_plain and realm.scheme == "http" and is_loopback(host)
+        if realm.scheme != "https" and not is_here:
             raise SourceNotAllowed(
                 f"{where}: the registry names a token server without TLS, which would see the "
                 "password; have its realm begin with https://"

@@ -8,20 +8,22 @@ wherever in the archive it says so.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sidecar.artifacts.archive import FREE_RATIO_BYTES, MAX_RATIO, open_members
+from sidecar.artifacts.archive import bounds_of, open_members
 from sidecar.artifacts.archive_members import Member, MemberKind
-from sidecar.artifacts.archive_tree import Bounds, Tree
+from sidecar.artifacts.archive_tree import Tree
 from sidecar.artifacts.files import (
     make_directories,
+    raise_if_stopped,
     remove_tree,
-    source_errors,
     store_errors,
 )
 from sidecar.artifacts.manifest import FileRecord
+from sidecar.artifacts.paths import MAX_PATH_BYTES, shown
 from sidecar.artifacts.remote.port import Packing
 from sidecar.artifacts.workspace import Workspace
 from sidecar.errors import InvalidArtifact
@@ -31,6 +33,7 @@ MEMBERS_A_FILE = 10
 _WHITEOUT = ".wh."
 _WHITEOUT_OF_ALL = ".wh..wh..opq"
 _SHOWN_TOPS = 10
+_TOP = re.compile(r"(?:\.?/)*")
 
 
 def apply_layers(
@@ -47,37 +50,44 @@ def apply_layers(
     ``layers`` are archives, the lowest first; each is deleted when it is unpacked. Raises
     ``ArtifactError`` and ``files.Stopped``.
     """
-    tree = _Image(workspace.directory)
+    tree = _Image(workspace)
     tops: set[str] = set()
     for number, (file, packing) in enumerate(layers):
         area = workspace.scratch / f"layer-{number}"
         with store_errors(workspace.scratch):
             remove_tree(area)
             make_directories(area)
-        changes = _Changes(image_directory)
-        bounds = _bounds(file, where, max_files, max_bytes)
-        layer = Tree(replace(workspace, directory=area), where, bounds)
-        with open_members(
-            file, packing, where=where, max_files=max_files, stop=workspace.stop
-        ) as members:
+        changes = _Changes(image_directory, where, max_files)
+        bounds = bounds_of(file, where, max_files, max_bytes)
+        with (
+            Tree(replace(workspace, directory=area), where, bounds) as layer,
+            open_members(
+                file,
+                packing,
+                where=where,
+                max_files=max_files,
+                stop=workspace.stop,
+                report=lambda _: workspace.report(0),
+            ) as members,
+        ):
             for member in _counted(members, where, MEMBERS_A_FILE * max_files):
                 if (placed := changes.place(member)) is not None:
                     layer.add(placed)
-        records = layer.finish()
+            records = layer.finish()
         with store_errors(workspace.directory):
             file.unlink()
             tree.hide(changes)
             tree.put(area, records)
             remove_tree(area)
-        tops |= changes.tops
+        tops = set(sorted(tops | changes.tops)[:_SHOWN_TOPS])
         _check_limits(tree.records, where, max_files, max_bytes)
     with store_errors(workspace.directory):
         tree.remove_empty_directories()
     if not tree.records:
-        shown = ", ".join(sorted(tops)[:_SHOWN_TOPS]) or "nothing"
+        found = ", ".join(sorted(tops)) or "nothing"
         raise InvalidArtifact(
             f"{where}: the image has no files in /{image_directory}, where KServe's modelcars have "
-            f"them (at its top: {shown}); put them there, or push them with `oras push`"
+            f"them (at its top: {found}); put them there, or push them with `oras push`"
         )
     return tuple(tree.records.values())
 
@@ -85,9 +95,12 @@ def apply_layers(
 class _Changes:
     """What one layer says, while its members go by."""
 
-    def __init__(self, image_directory: str) -> None:
+    def __init__(self, image_directory: str, where: str, max_files: int) -> None:
         self._directory = image_directory
+        self._where = where
+        self._max_files = max_files
         self.tops: set[str] = set()
+        """Some names at the top of the image, as they may stand in a message."""
         self._hidden: set[str] = set()
         self._hidden_below: set[str] = set()
 
@@ -105,7 +118,9 @@ class _Changes:
             if name and not name.startswith(_WHITEOUT):
                 self._hide(directory + slash + name, self._hidden)
         else:
-            self.tops.add(path.partition("/")[0])
+            top = path.partition("/")[0]
+            if top and len(self.tops) < _SHOWN_TOPS:
+                self.tops.add(shown(top))
             if (below := self._below(path)) is not None:
                 return replace(member, name=below, target=self._target(member))
         return None
@@ -130,7 +145,14 @@ class _Changes:
 
     def _hide(self, path: str, hidden: set[str]) -> None:
         if (below := self._below(path)) is not None:
+            if len(below) > MAX_PATH_BYTES:
+                # No file has such a path.
+                return
             hidden.add(below)
+            if len(self._hidden) + len(self._hidden_below) > self._max_files:
+                raise InvalidArtifact(
+                    f"{self._where}: a layer of the image deletes more than {self._max_files} files"
+                )
         elif f"{self._directory}/".startswith(f"{path}/") or not path:
             # The directory itself, or one above it.
             self._hidden_below.add("")
@@ -139,8 +161,9 @@ class _Changes:
 class _Image:
     """What the layers so far make."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._root = workspace.directory
         self.records: dict[str, FileRecord] = {}
 
     def hide(self, changes: _Changes) -> None:
@@ -149,6 +172,8 @@ class _Image:
 
     def put(self, area: Path, records: Sequence[FileRecord]) -> None:
         for record in records:
+            raise_if_stopped(self._workspace.stop)
+            self._workspace.report(0)
             target = self._root / record.path
             for parent in _parents(record.path):
                 if parent in self.records:
@@ -177,10 +202,7 @@ class _Image:
 
 def _plain(name: str) -> str:
     """Return a member's name from the top of the image: builders begin it with ./, / or nothing."""
-    path = name.rstrip("/")
-    while path.startswith(("/", "./")):
-        path = path.partition("/")[2]
-    return path
+    return _TOP.sub("", name.rstrip("/"), count=1)
 
 
 def _counted(members: Iterator[Member], where: str, limit: int) -> Iterator[Member]:
@@ -193,13 +215,6 @@ def _counted(members: Iterator[Member], where: str, limit: int) -> Iterator[Memb
 def _parents(path: str) -> Iterator[str]:
     while path := path.rpartition("/")[0]:
         yield path
-
-
-def _bounds(file: Path, where: str, max_files: int, max_bytes: int | None) -> Bounds:
-    with source_errors(where):
-        likely = max(FREE_RATIO_BYTES, MAX_RATIO * file.stat().st_size)
-    limit = likely if max_bytes is None else min(likely, max_bytes)
-    return Bounds(max_files=max_files, max_bytes=limit, why="more than one layer may hold")
 
 
 def _check_limits(

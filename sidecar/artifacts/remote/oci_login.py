@@ -50,10 +50,16 @@ def find_login(reference: Reference, credentials: Credentials) -> Found:
     (``.dockerconfigjson`` or ``config.json``). Without one: ``config.json`` in the directory that
     ``DOCKER_CONFIG`` names. Keys of ``auths`` match as the kubelet matches them
     (kubernetes.io/docs/concepts/containers/images, "config.json"): globs in parts of the host, a
-    path that the repository begins with; of several, the longest. Programs that a config names
+    path that the repository begins with; of several, the longest. A mounted secret with
+    ``https-host`` says nothing to any other host, as for ``https://``. Programs that a config names
     (``credHelpers``, ``credsStore``) are not run. Raises ``AccessDenied`` for a broken config.
     """
     values, where = credentials.values, credentials.where
+    told = values.get("https-host", "").lower() if credentials.is_mounted else ""
+    if told and (DOCKER_HUB if told in DOCKER_HUB_NAMES else told) != reference.host:
+        return Found(
+            login=None, missing=f"{where} is for another host (its https-host), so it was not used"
+        )
     if credentials.is_mounted and values.get("username") and values.get("password"):
         return Found(login=Login(user=values["username"], password=values["password"]), missing="")
     config = _read_config(reference, credentials)

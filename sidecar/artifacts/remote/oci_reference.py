@@ -48,9 +48,14 @@ class Reference:
         return f"{scheme}://{host}/v2/{self.repository}"
 
     @property
+    def host(self) -> str:
+        """The registry's name without its port, IPv6 without brackets."""
+        return _PORT.sub("", self.registry).strip("[]")
+
+    @property
     def is_loopback(self) -> bool:
         """This machine's own."""
-        return is_loopback(_PORT.sub("", self.registry))
+        return is_loopback(self.host)
 
 
 def parse_reference(source: str, *, has_ca: bool = False) -> Reference:

@@ -79,6 +79,6 @@ def _holds(pattern: str, name: str, port: int) -> bool:
         pass
     head, colon, tail = pattern.rpartition(":")
     if colon and tail.isdigit():
-        return int(tail) == port and _holds(head, name, port)
+        return tail == str(port) and _holds(head, name, port)
     wanted = pattern.removeprefix("*").strip(".")
     return bool(wanted) and (name == wanted or name.endswith(f".{wanted}"))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 
 from sidecar.artifacts.remote.port import Blob, RemoteSource
@@ -12,6 +13,9 @@ PAUSES = (0.2, 0.5, 1.0, 2.0)
 """Seconds between attempts that lead nowhere: five of them, and it is for the planner to wait."""
 PROGRESS_BYTES = 64 << 10
 """An attempt that brought less led nowhere, so that a bad source is asked a bounded time."""
+
+PACE_SECONDS = 60.0
+"""A connection that brings less than that in so long a time leads nowhere either."""
 
 Chunks = Generator[tuple[int, memoryview], None, None]
 """Pieces of a blob with their positions. Closing it gives up the connection."""
@@ -45,15 +49,37 @@ class Patience:
         self._failures += 1
 
 
+class Pace:
+    """Gives up what drips: it would keep a place that others wait for."""
+
+    def __init__(self, position: int) -> None:
+        self._position = position
+        self._since = time.monotonic()
+
+    def check(self, position: int, where: str) -> None:
+        """Raise ``FetchFailed`` when too little came lately."""
+        now = time.monotonic()
+        if now - self._since < PACE_SECONDS:
+            return
+        if position - self._position < PROGRESS_BYTES:
+            raise FetchFailed(
+                f"{where}: {position - self._position} bytes in {now - self._since:.0f} s are too "
+                "few; look at the server and the network"
+            )
+        self._position, self._since = position, now
+
+
 def read_once(source: RemoteSource, blob: Blob, start: int, end: int | None) -> Chunks:
     """Yield the bytes from ``start`` to before ``end`` (None: to the end of the blob).
 
-    Raises ``FetchFailed`` when it ends early, and ``SourceMoved`` at the first byte too many.
+    Raises ``FetchFailed`` when it ends early or comes too slowly, and ``SourceMoved`` at the first
+    byte too many.
     """
     position, last = start, blob.size if end is None else end
-    chunks = source.read(blob, start, end)
+    chunks, pace = source.read(blob, start, end), Pace(start)
     try:
         for chunk in chunks:
+            pace.check(position, source.where)
             view = memoryview(chunk)
             if last is not None and position + len(view) > last:
                 raise SourceMoved(
@@ -107,6 +133,18 @@ def read_whole(source: RemoteSource, blob: Blob, wait: Callable[[float], None]) 
         except FetchFailed as error:
             patience.pause(error, 0, name_of(blob))
         else:
+            return
+
+
+def cut(chunks: Iterable[bytes], start: int, end: int) -> Iterator[memoryview]:
+    """Yield the bytes from ``start`` to before ``end``; what lies before is read past."""
+    position = 0
+    for chunk in chunks:
+        piece = memoryview(chunk)[max(0, start - position) : max(0, end - position)]
+        position += len(chunk)
+        if piece:
+            yield piece
+        if position >= end:
             return
 
 

@@ -29,8 +29,6 @@ SETTINGS: tuple[tuple[str, ...], ...] = (
     ("STORAGE_EMULATOR_HOST",),
     ("AZURE_AUTHORITY_HOST",),
     ("HF_ENDPOINT",),
-    ("HF_HUB_OFFLINE",),
-    ("TRANSFORMERS_OFFLINE",),
     ("AWS_CA_BUNDLE",),
     ("SSL_CERT_FILE",),
     ("REQUESTS_CA_BUNDLE",),
@@ -42,6 +40,9 @@ SETTINGS: tuple[tuple[str, ...], ...] = (
 )
 """What a mounted secret need not repeat. Names of one line say the same thing: a secret that has
 one of them has all of them, so that the environment's more special name does not win over it."""
+
+OPERATORS = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+"""What no mounted secret has a say in: the environment's holds, or none."""
 
 ALIASES: Mapping[str, str] = {
     # KServe, pkg/credentials/s3/s3_secret.go and azure/azure_secret.go.
@@ -173,6 +174,9 @@ def read_credentials(
     for group in SETTINGS:
         if not any(one in found for one in group):
             found |= {one: surroundings[one] for one in group if one in surroundings}
+    for one in OPERATORS:
+        found.pop(one, None)
+    found |= {one: surroundings[one] for one in OPERATORS if one in surroundings}
     return Credentials(values=Values(found), where=where, is_mounted=True, directory=directory)
 
 
@@ -248,6 +252,6 @@ def _is_google_key(name: str, found: Mapping[str, str]) -> bool:
         return False
     try:
         content = json.loads(found[name])
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(content, dict) and content.get("type") in _GOOGLE_TYPES

@@ -28,7 +28,7 @@ from sidecar.artifacts.remote.places import Place, make_places
 from sidecar.artifacts.remote.port import Blob, RemoteSource
 from sidecar.artifacts.remote.reading import can_read_on, name_of, read_on, read_whole
 from sidecar.artifacts.workspace import Workspace
-from sidecar.errors import FetchFailed, InvalidArtifact
+from sidecar.errors import DamagedSource, FetchFailed
 
 PART_BYTES = 16 << 20
 LARGE_BYTES = 2 * PART_BYTES
@@ -176,7 +176,11 @@ class _Transfer:
 
     def _begin(self, place: Place) -> None:
         blob, note = place.blob, self._notes.get(place.identity, Note())
-        if note.sha256 and self._is_unchanged(place, note.sha256):
+        if (
+            note.sha256
+            and blob.sha256 in {"", note.sha256}
+            and self._is_unchanged(place, note.sha256)
+        ):
             self._finish(place, place.file.stat().st_size, note.sha256)
         elif blob.size is None or blob.size <= LARGE_BYTES or not can_read_on(blob):
             self._bring_whole(place)
@@ -228,8 +232,9 @@ class _Transfer:
             self._changed.notify_all()
 
     def _hear(self) -> None:
-        """Let those go on who wait for a hash."""
+        """Let those go on who wait for a hash, and tell that it gets on."""
         self._raise_if_ended()
+        self._workspace.report(0)
         with self._changed:
             self._changed.notify_all()
 
@@ -289,7 +294,7 @@ class _Transfer:
         if not place.is_doubted:
             place.is_doubted = True
             return False
-        raise InvalidArtifact(
+        raise DamagedSource(
             f"{self._source.where}: {name_of(place.blob)} has the sha256 {sha256}, its source "
             f"promises {promised}, also when it was read again: upload it anew"
         )
