@@ -399,3 +399,20 @@ async def test_a_panic_of_a_library_is_an_error_of_one_fetch(tmp_path):
         await workers.run(panic)
     assert await workers.run(lambda _: "still at work") == "still at work"
     workers.close()
+
+
+def test_an_agent_without_remote_sources_imports_nothing_for_them():
+    code = (
+        "import sys, sidecar.agent, sidecar.commands.run\n"
+        "late = ('obstore', 'huggingface_hub', 'tarfile', 'zipfile', 'sidecar.artifacts.remote')\n"
+        "print([name for name in late if name in sys.modules])\n"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert said.stdout.strip() == "[]"
