@@ -113,8 +113,8 @@ def in_words(edit: Edit) -> str:
         f"{edit.peak} fetches at once at most; more than {share} fetched or loaded for "
         f"{edit.fetching:.1f} s; the name was gone in more than {share} for {edit.missing:.1f} s "
         f"(in {edit.missing_at_once} at once at most); all converged after {edit.converged:.1f} s, "
-        f"what was dropped was gone everywhere after {edit.dropped:.1f} s, and what was new was there "
-        f"after {edit.added:.1f} s"
+        f"what was dropped was gone everywhere after {edit.dropped:.1f} s, and what was new was "
+        f"there after {edit.added:.1f} s"
     )
 
 
