@@ -10,6 +10,7 @@ import pytest
 
 from sidecar.artifacts.files import Stopped
 from sidecar.artifacts.remote.port import Packing
+from sidecar.artifacts.remote.reading import PACE_SECONDS, PROGRESS_BYTES, Pace
 from sidecar.artifacts.remote.transfer import PART_BYTES, fetch_blobs
 from sidecar.errors import AccessDenied, FetchFailed, InvalidArtifact, SourceMoved, StoreFull
 from tests.support.faulty import (
@@ -338,3 +339,13 @@ def test_a_stalled_read_is_given_up_and_read_on(server, place):
     fetch_blobs(source, [blob], place.workspace)
     assert place.read("small") == SMALL
     assert [one.range for one in server.seen] == [None, (100_000, None)]
+
+
+def test_what_drips_is_given_up_and_what_is_slow_is_not():
+    slow, dripping = Pace(), Pace()
+    for _ in range(10 * int(PACE_SECONDS)):
+        slow.came(PROGRESS_BYTES // int(PACE_SECONDS) + 1, 1.0, "s3://bucket/x/")
+    for _ in range(int(PACE_SECONDS) - 1):
+        dripping.came(1, 1.0, "s3://bucket/x/")
+    with pytest.raises(FetchFailed, match=r"60 bytes in 60 s are too few"):
+        dripping.came(1, 1.0, "s3://bucket/x/")

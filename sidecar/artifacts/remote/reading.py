@@ -52,21 +52,22 @@ class Patience:
 class Pace:
     """Gives up what drips: it would keep a place that others wait for."""
 
-    def __init__(self, position: int) -> None:
-        self._position = position
-        self._since = time.monotonic()
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._bytes = 0
 
-    def check(self, position: int, where: str) -> None:
-        """Raise ``FetchFailed`` when too little came lately."""
-        now = time.monotonic()
-        if now - self._since < PACE_SECONDS:
+    def came(self, size: int, seconds: float, where: str) -> None:
+        """Count bytes that were waited for so long; raise ``FetchFailed`` when they are too few."""
+        self._seconds += seconds
+        self._bytes += size
+        if self._seconds < PACE_SECONDS:
             return
-        if position - self._position < PROGRESS_BYTES:
+        if self._bytes < PROGRESS_BYTES:
             raise FetchFailed(
-                f"{where}: {position - self._position} bytes in {now - self._since:.0f} s are too "
-                "few; look at the server and the network"
+                f"{where}: {self._bytes} bytes in {self._seconds:.0f} s are too few; look at the "
+                "server and the network"
             )
-        self._position, self._since = position, now
+        self._seconds, self._bytes = 0.0, 0
 
 
 def read_once(source: RemoteSource, blob: Blob, start: int, end: int | None) -> Chunks:
@@ -76,11 +77,12 @@ def read_once(source: RemoteSource, blob: Blob, start: int, end: int | None) -> 
     byte too many.
     """
     position, last = start, blob.size if end is None else end
-    chunks, pace = source.read(blob, start, end), Pace(start)
+    chunks, pace, asked = source.read(blob, start, end), Pace(), time.monotonic()
     try:
         for chunk in chunks:
-            pace.check(position, source.where)
             view = memoryview(chunk)
+            # What the store's own disk takes, between two chunks, is not the server's fault.
+            pace.came(len(view), time.monotonic() - asked, source.where)
             if last is not None and position + len(view) > last:
                 raise SourceMoved(
                     f"{source.where}: {name_of(blob)} is longer than the {last} bytes that were "
@@ -88,6 +90,7 @@ def read_once(source: RemoteSource, blob: Blob, start: int, end: int | None) -> 
                 )
             yield position, view
             position += len(view)
+            asked = time.monotonic()
     finally:
         if isinstance(chunks, Generator):
             chunks.close()
