@@ -64,8 +64,12 @@ class Areas:
     def open(self, now: float) -> None:
         """Make the directory, and delete what dead agents left that is of no use any more."""
         make_directories(self._staging)
+        self.collect(now)
+
+    def collect(self, now: float) -> None:
+        """Delete what nobody works in, and nobody went on with for a day."""
         for left in children(self._staging):
-            if not _is_worth_keeping(left, now):
+            if left not in self._running and not _is_worth_keeping(left, now):
                 self._collect(left)
 
     @contextmanager

@@ -121,6 +121,11 @@ class Disk:
         with store_errors(self.root):
             return held_at(held.manifest, path)
 
+    def collect(self) -> None:
+        """Delete what interrupted fetches left for a day; another time if it fails."""
+        with suppress(OSError):
+            self.areas.collect(self.now())
+
     def hold(self, revisions: Iterable[Revision], held_before: Mapping[str, str]) -> dict[str, str]:
         """Share-lock revisions so that no other agent evicts them; return path -> lock key."""
         wanted = {one.path: lock_key(one) for one in revisions if one.verified}

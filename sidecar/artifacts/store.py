@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from pathlib import Path
@@ -37,6 +38,8 @@ FIND_SECONDS = 2.0
 FIND_ALL_SECONDS = 20.0
 FETCH_WAIT_SECONDS = 3600.0
 """How long one agent waits for another that fetches the same source and does not get on."""
+COLLECT_SECONDS = 3600.0
+"""Between two looks for what interrupted fetches left and nobody went on with."""
 POLL_SECONDS = 0.1
 MEASURE_SECONDS = 1.0
 """Between two looks at how far another agent's fetch has come."""
@@ -68,6 +71,7 @@ class Store:
         # Apart from the store's own disk: a source may hang for ever.
         self._fetchers = Workers("fetch", 2 * fetch_concurrency + FIND_THREADS)
         self._looks = NearAndFar()
+        self._collects_at = time.monotonic() + COLLECT_SECONDS
         self._held: dict[str, tuple[Held, ...]] = {}
         self._revisions: dict[str, tuple[Revision, ...]] = {}
         """Those of ``_held``, so that a change of one costs no step for each of the others."""
@@ -245,7 +249,16 @@ class Store:
     async def hold(self, revisions: Iterable[Revision]) -> None:
         """Say which revisions this agent needs; no other agent evicts them from now on."""
         asked, before = tuple(revisions), dict(self._holding)
-        kept = await self._workers.run(lambda _: self._disk.hold(asked, before))
+        now = time.monotonic()
+        if is_due := now >= self._collects_at:
+            self._collects_at = now + COLLECT_SECONDS
+
+        def hold(_: Event) -> dict[str, str]:
+            if is_due:
+                self._disk.collect()
+            return self._disk.hold(asked, before)
+
+        kept = await self._workers.run(hold)
         fetched = {p: key for p, key in self._holding.items() if p not in before}
         self._holding = kept | fetched
 

@@ -112,6 +112,17 @@ def test_what_nobody_went_on_with_for_a_day_is_collected(disk, tmp_path):
     assert list((tmp_path / "store" / ".staging").iterdir()) == []
 
 
+def test_an_agent_that_fetches_nothing_collects_too(disk, tmp_path):
+    interrupt(disk, FetchFailed("cut"))
+    disk.collect()
+    assert left(disk) == ["weights"]
+    day_ago = disk.now() - KEPT_SECONDS - 60
+    for one in (area_of(tmp_path), area_of(tmp_path) / "scratch"):
+        os.utime(one, (day_ago, day_ago))
+    disk.collect()
+    assert list((tmp_path / "store" / ".staging").iterdir()) == []
+
+
 def test_an_interrupted_fetch_gives_its_room_to_others_but_not_its_own(disk):
     interrupt(disk, FetchFailed("cut"), key="mine")
     assert not disk.areas.drop_interrupted("mine")
