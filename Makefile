@@ -48,7 +48,7 @@ format: venv ## Format the code, and fix what the linter can fix
 
 .PHONY: test
 test: venv ## The fast tests: no network, no engine, no cluster
-	$(PYTEST) tests/unit tests/contract $(PYTEST_ARGS)
+	$(PYTEST) -n auto tests/unit tests/contract $(PYTEST_ARGS)
 
 .PHONY: coverage
 coverage: venv ## The fast tests again, with the coverage of the decisions and of the engine port
