@@ -382,12 +382,11 @@ async def test_an_invalid_document_with_no_last_good_is_not_converged(tmp_path):
 
 
 async def test_a_memory_that_could_not_be_kept_is_kept_once_it_can_be(tmp_path, loras):
+    kept = tmp_path / "store" / ".agent" / "uid-0.json"
+    kept.mkdir(parents=True)
+    (kept / "in-the-way").touch()
     async with running_agent(tmp_path) as run:
         await run.apply([{"name": "sql", "source": loras(1)}])
-        (kept,) = (tmp_path / "store" / ".agent").glob("*.json")
-        kept.unlink()
-        kept.mkdir()
-        (kept / "in-the-way").touch()
         await run.apply([])
         (kept / "in-the-way").unlink()
         kept.rmdir()
