@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 600.0
 LINES = 70
+LOG_END = 6000
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def perform(work: Path, *module: str) -> str:
         timeout=SECONDS,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr + _ends_of_logs(work)
     assert done.stderr == ""
     assert "All 5 steps happened" in done.stdout
     lines = done.stdout.splitlines()
@@ -43,6 +44,12 @@ def perform(work: Path, *module: str) -> str:
     assert max(map(len, lines)) <= 100
     assert os.listdir(work) == []
     return done.stdout
+
+
+def _ends_of_logs(work: Path) -> str:
+    """What the components said last: their logs go with the directory."""
+    logs = sorted(work.rglob("*.log"))
+    return "\n".join(f"{log}:\n{log.read_text(errors='replace')[-LOG_END:]}" for log in logs)
 
 
 @pytest.mark.triton
