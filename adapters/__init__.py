@@ -20,6 +20,7 @@ ENTRY_POINT_GROUP = "model_sidecar.adapters"
 ENGINES = {
     "vllm": "adapters.vllm:VllmAdapter",
     "triton": "adapters.triton:TritonAdapter",
+    "sglang": "adapters.sglang:SglangAdapter",
     "fake": "adapters.fake:FakeAdapter",
 }
 

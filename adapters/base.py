@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 
 class EngineError(Exception):
@@ -153,6 +153,8 @@ class Capabilities:
     warms: bool = False
     """``warm`` is possible."""
     sleeps: bool = False
+    loras_after_base: bool = False
+    """Clients ask for a LoRA as ``<base model>:<LoRA>``; its name alone is not a model's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,17 +163,21 @@ class Series:
 
     name: str
     labels: Mapping[str, str] = field(default_factory=dict)
+    """An empty value is matched by a series without the label, too."""
+    shared_by: tuple[str, ...] = ()
+    """Labels that tell apart processes which report the same requests (tensor-parallel ranks): of
+    series that are alike in every other label, the greatest counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BusyTime:
-    """Cumulative microseconds whose growth a second is the mean number of running requests.
+    """Cumulative time that requests took, whose growth is the mean number of running requests.
 
-    For engines with counters only (Little's law): the sum of ``plus`` less the sum of ``minus``.
+    For engines with counters only (Little's law). All of it is added up.
     """
 
-    plus: tuple[Series, ...]
-    minus: tuple[Series, ...] = ()
+    microseconds: tuple[Series, ...] = ()
+    seconds: tuple[Series, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,6 +268,15 @@ class EngineAdapter(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+
+@runtime_checkable
+class FiguresAdapter(Protocol):
+    """An adapter of an engine that can be asked for less than its whole page; optional."""
+
+    async def scrape_figures(self) -> tuple[bytes, ...]:
+        """Return, one a rank, a page with at least the families that ``metric_map`` names."""
+        ...
 
 
 class EngineFactory(Protocol):

@@ -20,6 +20,7 @@ from adapters.base import (
     EngineTimeout,
     EngineUnavailable,
     EngineUnsupported,
+    FiguresAdapter,
     Limits,
     MetricMap,
     Residency,
@@ -80,6 +81,11 @@ class RankedAdapter:
         pages = await _gather(adapter.scrape() for adapter in self._adapters)
         return tuple(page for of_rank in pages for page in of_rank)
 
+    async def scrape_figures(self) -> tuple[bytes, ...]:
+        """Return the figures of all ranks, in the order of the ranks."""
+        pages = await _gather(_scrape_figures(adapter) for adapter in self._adapters)
+        return tuple(page for of_rank in pages for page in of_rank)
+
     async def aclose(self) -> None:
         """Close every rank, also when one of them fails at it."""
         await _gather(adapter.aclose() for adapter in self._adapters)
@@ -96,7 +102,8 @@ def merge_states(states: tuple[EngineState, ...]) -> EngineState:
     """Return what all ranks agree on; a target they disagree about is PARTIAL."""
     first = states[0]
     starts = [state.started_at for state in states]
-    names = sorted({resident.name for state in states for resident in state.residents})
+    # In the order of the first rank: engines list what they hold in the order of its loads.
+    names = dict.fromkeys(resident.name for state in states for resident in state.residents)
     return EngineState(
         residents=tuple(_merge_resident(name, states) for name in names),
         base_names=frozenset[str]().union(*(state.base_names for state in states)),
@@ -131,6 +138,12 @@ def _merge_resident(name: str, states: tuple[EngineState, ...]) -> Resident:
         reason=next((one.reason for one in found if one.reason), "")
         or ("" if alike else f"{len(found)} of {len(states)} ranks list it, or not all alike"),
     )
+
+
+async def _scrape_figures(adapter: EngineAdapter) -> tuple[bytes, ...]:
+    if isinstance(adapter, FiguresAdapter):
+        return await adapter.scrape_figures()
+    return await adapter.scrape()
 
 
 def _is_held(resident: Resident, target: Target, path: str) -> bool:

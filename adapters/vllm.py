@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -25,13 +24,11 @@ from adapters.base import (
     Kind,
     Limits,
     MetricMap,
-    Resident,
     Series,
     Target,
     agent_path,
     engine_path,
     load_timeout_seconds,
-    path_aliases,
 )
 from adapters.http import (
     MAX_PAGE_BYTES,
@@ -41,16 +38,23 @@ from adapters.http import (
     deadline_words,
     map_engine_errors,
 )
+from adapters.model_cards import (
+    Card,
+    base_cards,
+    lora_cards,
+    parse_cards,
+    resident_lora,
+)
 from adapters.vllm_answers import (
     ENGINE,
     check_kind,
     lora_error,
     lora_parameters,
-    parse_cards,
     parse_error,
     parse_limits,
     server_error,
 )
+from adapters.vllm_figures import FiguresPage
 
 LOAD_PATH = "/v1/load_lora_adapter"
 UNLOAD_PATH = "/v1/unload_lora_adapter"
@@ -104,6 +108,7 @@ class VllmAdapter:
         self._options = options
         self._http = EngineHttp(ENGINE, options)
         self._metrics_url = options.metrics_url or "/metrics"
+        self._figures = FiguresPage(self._metrics_url, VLLM_METRICS)
         # Its page of metrics costs vLLM 10 ms, so its start time is read once a connection.
         self._known: WeakKeyDictionary[object, _Incarnation] = WeakKeyDictionary()
         self._last: _Incarnation | None = None
@@ -120,7 +125,7 @@ class VllmAdapter:
             async with asyncio.timeout(seconds):
                 answer, incarnation = await self._look()
                 asleep = incarnation.sleeps and await self._is_asleep()
-        return self._state(parse_cards(answer), incarnation, asleep)
+        return self._state(parse_cards(ENGINE, answer), incarnation, asleep)
 
     async def load(self, target: Target, path: str) -> None:
         """Load a LoRA from a path that this name was never loaded from with other bytes."""
@@ -163,7 +168,20 @@ class VllmAdapter:
 
     async def scrape(self) -> tuple[bytes, ...]:
         """Return the page of this server."""
-        return ((await self._page()).body,)
+        return (await self._whole_page(),)
+
+    async def scrape_figures(self) -> tuple[bytes, ...]:
+        """Return the figures alone where this server leaves out the rest, else its page."""
+        figures = self._figures
+        if not figures.is_offered:
+            return await self.scrape()
+        answer = await self._page(figures.url)
+        narrow = answer.body if answer.status == 200 else b""
+        if figures.accept(narrow):
+            return (narrow,)
+        (whole,) = await self.scrape()
+        figures.compare(narrow, whole)
+        return (whole,)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -178,14 +196,15 @@ class VllmAdapter:
         check_status(ENGINE, "GET /v1/models", answer)
         return answer
 
-    async def _page(self) -> Answer:
-        answer = await self._http.get(
-            self._metrics_url,
-            timeout=self._options.observe_timeout_seconds,
-            max_bytes=MAX_PAGE_BYTES,
-        )
+    async def _whole_page(self) -> bytes:
+        answer = await self._page(self._metrics_url)
         check_status(ENGINE, "GET /metrics", answer)
-        return answer
+        return answer.body
+
+    async def _page(self, url: str) -> Answer:
+        return await self._http.get(
+            url, timeout=self._options.observe_timeout_seconds, max_bytes=MAX_PAGE_BYTES
+        )
 
     async def _get(self, path: str) -> Answer:
         return await self._http.get(path, timeout=self._options.observe_timeout_seconds)
@@ -201,8 +220,7 @@ class VllmAdapter:
         for _ in range(LOOKS):
             if incarnation is not None:
                 break
-            page = await self._page()
-            found = await self._incarnation(page.body)
+            found = await self._incarnation(await self._whole_page())
             again = await self._models()
             if found.limits is None:
                 # The deadline closed the connection, so that another round tells no more.
@@ -247,8 +265,8 @@ class VllmAdapter:
 
     async def _accept_if_same(self, name: str, path: str) -> None:
         """Take "already loaded" for success when a look shows the name from this very path."""
-        for card in parse_cards(await self._models()):
-            if card["id"] == name and card.get("parent") is not None:
+        for card in lora_cards(parse_cards(ENGINE, await self._models())):
+            if card["id"] == name:
                 if card.get("root") == path:
                     return
                 raise EngineRejected(
@@ -257,14 +275,12 @@ class VllmAdapter:
         raise EngineRejected(f"vLLM says that {name!r} is loaded, and does not list it")
 
     def _state(
-        self, cards: list[dict[str, object]], incarnation: _Incarnation, asleep: bool
+        self, cards: tuple[Card, ...], incarnation: _Incarnation, asleep: bool
     ) -> EngineState:
-        base = [card for card in cards if card.get("parent") is None]
+        base = base_cards(cards)
         first_root = base[0].get("root") if base else None
         return EngineState(
-            residents=tuple(
-                self._resident(card) for card in cards if card.get("parent") is not None
-            ),
+            residents=tuple(resident_lora(self._options, card) for card in lora_cards(cards)),
             base_names=frozenset(str(card["id"]) for card in base),
             base_model=str(base[0]["id"]) if base else None,
             base_model_path=(
@@ -273,15 +289,4 @@ class VllmAdapter:
             started_at=incarnation.started_at,
             asleep=asleep,
             limits=incarnation.limits or Limits(),
-        )
-
-    def _resident(self, card: Mapping[str, object]) -> Resident:
-        name, root = str(card["id"]), card.get("root")
-        if not isinstance(root, str):
-            return Resident(name=name, kind=Kind.LORA)
-        return Resident(
-            name=name,
-            kind=Kind.LORA,
-            paths=frozenset({agent_path(self._options, root)}),
-            aliases=path_aliases(self._options, root),
         )

@@ -47,17 +47,6 @@ def lora_parameters(target: Target) -> dict[str, object]:
     return dict(target.parameters)
 
 
-def parse_cards(answer: Answer) -> list[dict[str, object]]:
-    """Return the model cards of ``/v1/models``; each has a text ``id``."""
-    body = answer.json()
-    cards = body.get("data") if isinstance(body, dict) else None
-    if isinstance(cards, list) and all(
-        isinstance(card, dict) and isinstance(card.get("id"), str) for card in cards
-    ):
-        return cards
-    raise EngineProtocolError(f"vLLM answered /v1/models with no list of models: {answer.words}")
-
-
 def parse_error(answer: Answer) -> tuple[str, str]:
     """Return type and message of an error; releases differ in whether they nest them."""
     try:

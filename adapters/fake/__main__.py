@@ -7,8 +7,10 @@ import asyncio
 import signal
 from pathlib import Path
 
+from adapters.fake.asgi import App
 from adapters.fake.engine import FakeEngine, Faults
 from adapters.fake.server import FakeServer
+from adapters.fake.sglang_face import sglang_app
 from adapters.fake.triton_face import triton_app
 from adapters.fake.vllm_face import vllm_app
 
@@ -16,11 +18,11 @@ from adapters.fake.vllm_face import vllm_app
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the command line; exit with a message when it is wrong."""
     parser = argparse.ArgumentParser(prog="python -m adapters.fake", description=__doc__)
-    parser.add_argument("--shape", choices=("vllm", "triton"), default="vllm")
+    parser.add_argument("--shape", choices=("vllm", "triton", "sglang"), default="vllm")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--repository", type=Path, help="Triton: the model repository")
-    parser.add_argument("--base-model", default="base", help="vLLM: the served model name")
+    parser.add_argument("--base-model", default="base", help="vLLM, SGLang: the served model name")
     parser.add_argument("--load-seconds", type=float, default=0.0)
     parser.add_argument("--max-loras", type=int, default=4)
     parser.add_argument("--max-cpu-loras", type=int, default=16)
@@ -29,6 +31,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     if parsed.shape == "triton" and parsed.repository is None:
         parser.error("--shape triton needs --repository")
     return parsed
+
+
+def open_app(arguments: argparse.Namespace, engine: FakeEngine) -> App:
+    """Return the face that was asked for."""
+    if arguments.shape == "triton":
+        return triton_app(engine, arguments.repository)
+    return sglang_app(engine) if arguments.shape == "sglang" else vllm_app(engine)
 
 
 async def serve(arguments: argparse.Namespace) -> None:
@@ -40,10 +49,7 @@ async def serve(arguments: argparse.Namespace) -> None:
         max_lora_rank=arguments.max_lora_rank,
         faults=Faults(load_seconds=arguments.load_seconds),
     )
-    app = (
-        vllm_app(engine) if arguments.shape == "vllm" else triton_app(engine, arguments.repository)
-    )
-    server = FakeServer(app, host=arguments.host, port=arguments.port)
+    server = FakeServer(open_app(arguments, engine), host=arguments.host, port=arguments.port)
     engine.on_death.append(server.cut)
     await server.start()
     print(f"fake {arguments.shape} at {server.url}", flush=True)  # noqa: T201 - a command's output

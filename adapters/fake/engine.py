@@ -84,6 +84,8 @@ class FakeEngine:
         self.max_cpu_loras = max_cpu_loras
         self.max_lora_rank = max_lora_rank
         self.faults = faults or Faults()
+        self.rereads = True
+        """It reads a LoRA again that gave way to others in host memory, as vLLM does."""
         self.held: dict[str, Held] = {}
         self.loading: set[str] = set()
         self.failed: dict[str, str] = {}
@@ -238,7 +240,7 @@ class FakeEngine:
 
     async def _bring_back(self, held: Held) -> None:
         """Read an evicted LoRA again; without its files the whole engine dies, as vLLM's does."""
-        if held.name not in self._cached:
+        if held.name not in self._cached and self.rereads:
             try:
                 await asyncio.to_thread(read_lora, Path(held.path), self.max_lora_rank)
             except (OSError, UnreadableError) as exc:

@@ -32,7 +32,8 @@ def vllm_app(engine: FakeEngine, *, runtime_loading: bool = True, development: b
                     return reply_text("")
                 case "GET", "/v1/models":
                     return reply_json({"object": "list", "data": _cards(engine)})
-                case "GET", "/metrics":
+                case "GET", "/metrics" | "/metrics/":
+                    # Below /metrics vLLM leaves out what name[] does not list: here, nothing.
                     return Reply(200, render_metrics(engine), "text/plain; version=0.0.4")
                 case "GET", "/is_sleeping" if development:
                     return reply_json({"is_sleeping": engine.faults.asleep})

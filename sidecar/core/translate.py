@@ -43,11 +43,12 @@ class Sample:
     lora_waiting: tuple[str, ...] = ()
     max_loras: int | None = None
     """GPU slots of the rank that has the fewest."""
-    lora_activity: tuple[tuple[str, ...], ...] = ()
-    """Every set of active LoRAs newer than the previous sample's newest, oldest first; with no
-    previous sample, all that the page still shows."""
+    lora_activity: tuple[tuple[float, tuple[str, ...]], ...] = ()
+    """Every set of active LoRAs newer than the previous sample's newest, each with its time (unix
+    seconds, as the engine counts them), oldest first; with no previous sample, all that the page
+    still shows."""
     lora_activity_at: float = 0.0
-    """The value of the newest of them (unix time, as the engine counts it)."""
+    """The time of the newest of them."""
     started_at: float | None = None
     """Unix time at which the engine started; the youngest rank's."""
     busy: Mapping[BusyKey, float] = field(default_factory=dict)
@@ -93,7 +94,7 @@ def _check_readable(page: bytes, metric_map: MetricMap, rank: int) -> None:
     figures = (*metric_map.queued, *metric_map.running, *metric_map.kv_usage)
     busy = metric_map.running_time
     if busy is not None:
-        figures += (*busy.plus, *busy.minus)
+        figures += (*busy.microseconds, *busy.seconds)
     names = [*(series.name for series in figures), *metric_map.present]
     if names and not any(has_family(page, name) for name in names):
         raise SampleError(
@@ -104,10 +105,24 @@ def _check_readable(page: bytes, metric_map: MetricMap, rank: int) -> None:
 
 def _select(page: bytes, series: Series) -> list[Line]:
     lines = [line for line in find_lines(page, series.name) if line.value >= 0]
-    if not series.labels:
-        return lines
-    wanted = series.labels.items()
-    return [line for line in lines if wanted <= line.labels().items()]
+    if series.labels:
+        lines = [line for line in lines if _matches(line, series.labels)]
+    return _once(lines, series.shared_by) if series.shared_by else lines
+
+
+def _matches(line: Line, wanted: Mapping[str, str]) -> bool:
+    labels = line.labels()
+    # As Prometheus has it, a label that is not there is an empty one.
+    return all(labels.get(name, "") == value for name, value in wanted.items())
+
+
+def _once(lines: list[Line], shared_by: tuple[str, ...]) -> list[Line]:
+    greatest: dict[frozenset[tuple[str, str]], Line] = {}
+    for line in lines:
+        key = frozenset(one for one in line.labels().items() if one[0] not in shared_by)
+        if key not in greatest or greatest[key].value < line.value:
+            greatest[key] = line
+    return list(greatest.values())
 
 
 def _first(page: bytes, alternatives: Iterable[Series]) -> list[Line]:
@@ -136,33 +151,28 @@ def _running(
     # A family of gauges wins, where the page has one; the counters serve for the rest.
     if time is None or any(_first(page, metric_map.running) for page in pages):
         return _bounded(sum(_total(page, metric_map.running) for page in pages)), {}
-    plus = _cumulative(pages, time.plus)
-    minus = _cumulative(pages, time.minus)
-    return _mean_running(plus, minus, previous, now), {**plus, **minus}
+    busy = _cumulative(pages, time.microseconds, 1.0) | _cumulative(pages, time.seconds, 1e6)
+    return _mean_running(busy, previous, now), busy
 
 
-def _cumulative(pages: tuple[bytes, ...], selections: tuple[Series, ...]) -> dict[BusyKey, float]:
+def _cumulative(
+    pages: tuple[bytes, ...], selections: tuple[Series, ...], microseconds: float
+) -> dict[BusyKey, float]:
     return {
-        (rank, series.name, line.label_text): min(line.value, LARGEST)
+        (rank, series.name, line.label_text): min(line.value * microseconds, LARGEST)
         for rank, page in enumerate(pages)
         for series in selections
         for line in _select(page, series)
     }
 
 
-def _mean_running(
-    plus: Mapping[BusyKey, float],
-    minus: Mapping[BusyKey, float],
-    previous: Sample | None,
-    now: float,
-) -> float:
+def _mean_running(busy: Mapping[BusyKey, float], previous: Sample | None, now: float) -> float:
     if previous is None:
         return 0.0
     elapsed = now - previous.taken_at
     if elapsed <= 0:
         return previous.running
-    grown = _growth(plus, previous.busy) - _growth(minus, previous.busy)
-    mean = _bounded(grown / 1e6 / elapsed)
+    mean = _bounded(_growth(busy, previous.busy) / 1e6 / elapsed)
     weight = math.exp(-elapsed / BUSY_SMOOTHING_SECONDS)
     return _bounded(previous.running * weight + mean * (1 - weight))
 
@@ -246,12 +256,12 @@ class _Activity:
     def newest_at(self) -> float:
         return self.moments[-1][0] if self.moments else 0.0
 
-    def since(self, previous: Sample | None) -> tuple[tuple[str, ...], ...]:
+    def since(self, previous: Sample | None) -> tuple[tuple[float, tuple[str, ...]], ...]:
         after = -1.0 if previous is None else previous.lora_activity_at
         if self.newest_at < after:  # another engine process, which counts anew
             after = -1.0
         return tuple(
-            names
+            (value, names)
             for value, labels in self.moments
             if value > after and (names := _names(labels, "running_lora_adapters"))
         )

@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from adapters.base import EngineAdapter, EngineOptions, EngineTimeout, Kind, Target
-from adapters.fake import FakeAdapter, FakeEngine, FakeServer, triton_app, vllm_app
+from adapters.fake import FakeAdapter, FakeEngine, FakeServer, sglang_app, triton_app, vllm_app
+from adapters.sglang import SglangAdapter
 from adapters.triton import TritonAdapter
 from adapters.vllm import VllmAdapter
 from tests.support.artifacts import write_fake_lora, write_fake_model
@@ -84,7 +85,7 @@ class FakeHttpRig(FakeRig):
             base_url=self.server.url, trust_env=False, verify=False
         ) as client:
             if self.kind is Kind.LORA:
-                body = {"model": name, "prompt": "hello", "max_tokens": 4}
+                body = {"model": self.model(name), "prompt": "hello", "max_tokens": 4}
                 answer = await client.post("/v1/completions", json=body)
                 assert answer.status_code == 200, answer.text
                 text: str = answer.json()["choices"][0]["text"]
@@ -94,6 +95,10 @@ class FakeHttpRig(FakeRig):
             output: str = answer.json()["outputs"][0]["data"][0]
             return output
 
+    def model(self, name: str) -> str:
+        """Return what a request calls a LoRA."""
+        return name
+
     async def stop(self) -> None:
         self.engine.kill()
         await self.server.stop()
@@ -101,6 +106,13 @@ class FakeHttpRig(FakeRig):
     async def start(self) -> None:
         self.engine.restart()
         await self.server.start()
+
+
+class SglangRig(FakeHttpRig):
+    """SGLang takes a LoRA's name alone for its base model's."""
+
+    def model(self, name: str) -> str:
+        return f"{self.engine.base_model}:{name}"
 
 
 class FakeEngineContract(EngineContract):
@@ -159,5 +171,20 @@ class TestTritonFace(FakeEngineContract):
                 repository_dir=str(repository),
             )
             rig = FakeHttpRig(tmp_path, Kind.MODEL, engine, TritonAdapter.open, options, server)
+            yield rig
+            await rig.adapter.aclose()
+
+
+class TestSglangFace(FakeEngineContract):
+    """What SGLang's documentation says: no real one is at hand to hold the face to."""
+
+    revives = True
+
+    @pytest.fixture
+    async def rig(self, tmp_path: Path):
+        engine = FakeEngine()
+        async with FakeServer(sglang_app(engine)) as server:
+            options = EngineOptions(url=server.url)
+            rig = SglangRig(tmp_path, Kind.LORA, engine, SglangAdapter.open, options, server)
             yield rig
             await rig.adapter.aclose()

@@ -13,10 +13,12 @@ from adapters.base import (
     EngineRejected,
     EngineUnavailable,
     EngineUnsupported,
+    FiguresAdapter,
     Kind,
     Residency,
     Target,
 )
+from sidecar.core.translate import translate
 
 
 class EngineRig(Protocol):
@@ -57,6 +59,9 @@ async def resident_names(rig: EngineRig) -> set[str]:
 class EngineContract:
     """Subclasses give the fixture ``rig``: a running engine that holds nothing of ours."""
 
+    revives = False
+    """A request for a name that was unloaded makes the engine load it again."""
+
     async def test_an_empty_engine_is_seen_as_empty(self, rig: EngineRig):
         state = await rig.adapter.observe()
         assert state.residents == ()
@@ -91,9 +96,13 @@ class EngineContract:
         await rig.adapter.load(two, rig.write(2))
         await rig.adapter.unload(one)
         assert {one.name for one in (await rig.adapter.observe()).residents} == {"two"}
-        with pytest.raises(Exception, match="one"):
-            await rig.answer("one")
         await rig.answer("two")
+        if self.revives:
+            await rig.answer("one")
+            assert await resident_names(rig) == {"one", "two"}
+        else:
+            with pytest.raises(Exception, match="one"):
+                await rig.answer("one")
 
     async def test_unload_of_an_unknown_name_is_no_error(self, rig: EngineRig):
         await rig.adapter.unload(Target(name="never-seen", kind=rig.kind))
@@ -188,6 +197,18 @@ class EngineContract:
         assert any(f"\n{family}".encode() in page for family in families)
         if figures.started_at is not None:
             assert f"\n{figures.started_at.name} ".encode() in page
+
+    async def test_the_figures_alone_are_those_of_the_page(self, rig: EngineRig):
+        await rig.adapter.load(Target(name="one", kind=rig.kind), rig.write(1))
+        figures = rig.adapter.metric_map
+        if isinstance(rig.adapter, FiguresAdapter):
+            # What it says is compared with the whole page before it is believed.
+            await rig.adapter.scrape_figures()
+            alone = await rig.adapter.scrape_figures()
+        else:
+            alone = await rig.adapter.scrape()
+        whole = await rig.adapter.scrape()
+        assert translate(alone, figures, None, 0.0) == translate(whole, figures, None, 0.0)
 
     async def test_a_stopped_engine_is_unavailable_and_a_new_one_is_empty(self, rig: EngineRig):
         target, path = Target(name="one", kind=rig.kind), rig.write(1)

@@ -201,8 +201,8 @@ async def test_it_runs_alone_until_it_is_told_to_end():
 
 
 def test_the_table_names_every_engine_and_no_other():
-    assert engine_names()[:3] == ("vllm", "triton", "fake")
-    for name in ("vllm", "triton", "fake"):
+    assert engine_names()[:4] == ("vllm", "triton", "sglang", "fake")
+    for name in ("vllm", "triton", "sglang", "fake"):
         assert callable(find_engine(name).open)
     with pytest.raises(LookupError, match="no engine 'nonsense'; known engines: vllm, triton"):
         find_engine("nonsense")

@@ -22,12 +22,12 @@ def recorded(name):
     return (DATA / name).read_bytes()
 
 
-def busy(request_us, queue_us=0, model="m"):
+def busy(infer_us, output_us=0):
     return (
         b"# TYPE nv_inference_pending_request_count gauge\n"
-        b'nv_inference_request_duration_us{model="%b",version="1"} %d\n'
-        b'nv_inference_queue_duration_us{model="%b",version="1"} %d\n'
-    ) % (model.encode(), request_us, model.encode(), queue_us)
+        b'nv_inference_compute_infer_duration_us{model="m",version="1"} %d\n'
+        b'nv_inference_compute_output_duration_us{model="m",version="1"} %d\n'
+    ) % (infer_us, output_us)
 
 
 def lora(value, running, max_lora="2"):
@@ -51,8 +51,8 @@ def test_a_page_of_a_real_vllm_is_read():
     assert sample.started_at == 1.79522575032e09
     assert sample.max_loras == 2
     assert sample.lora_running == ("chat-lora", "sql-lora")
-    assert sample.lora_activity[-1] == ("chat-lora", "sql-lora")
-    assert sample.lora_activity[0] == ("sql-lora",)
+    assert sample.lora_activity[-1][1] == ("chat-lora", "sql-lora")
+    assert sample.lora_activity[0][1] == ("sql-lora",)
 
 
 def test_an_idle_vllm_that_never_had_a_lora_request_says_nothing_of_loras():
@@ -64,7 +64,7 @@ def test_an_idle_vllm_that_never_had_a_lora_request_says_nothing_of_loras():
 def test_a_page_of_a_real_triton_is_summed_over_its_models():
     sample = translate((recorded("triton-2.51-metrics.txt"),), TRITON, None, now=0.0)
     assert (sample.queued, sample.running, sample.kv_usage) == (7.0, 0.0, 0.0)
-    assert len(sample.busy) == 4
+    assert len(sample.busy) == 6
 
 
 def test_labels_select_series():
@@ -159,7 +159,7 @@ def test_a_lora_sample_without_slots_leaves_them_unknown():
 def test_busy_time_becomes_the_mean_of_running_requests():
     sample = translate((busy(0),), TRITON, None, now=0.0)
     for second in range(1, 31):
-        page = busy(request_us=5_000_000 * second, queue_us=2_000_000 * second)
+        page = busy(infer_us=2_000_000 * second, output_us=1_000_000 * second)
         sample = translate((page,), TRITON, sample, now=float(second))
     assert sample.running == pytest.approx(3.0, rel=1e-3)
 
@@ -183,24 +183,25 @@ def test_busy_time_needs_two_moments():
 
 def test_activity_is_what_is_newer_than_the_last_sample_in_its_order():
     first = translate((vllm(lora(20, "b") + lora(10, "a,c") + lora(30, "")),), VLLM, None, now=0.0)
-    assert first.lora_activity == (("a", "c"), ("b",))
+    assert first.lora_activity == ((10.0, ("a", "c")), (20.0, ("b",)))
     assert first.lora_running == ()
     page = vllm(lora(20, "b") + lora(50, "a,c") + lora(30, "") + lora(40, "d"))
     second = translate((page,), VLLM, first, now=1.0)
-    assert second.lora_activity == (("d",), ("a", "c"))
+    assert second.lora_activity == ((40.0, ("d",)), (50.0, ("a", "c")))
     assert translate((page,), VLLM, second, now=2.0).lora_activity == ()
 
 
 def test_an_engine_that_counts_anew_shows_all_its_activity():
     first = translate((vllm(lora(100, "a")),), VLLM, None, now=0.0)
-    assert translate((vllm(lora(5, "b")),), VLLM, first, now=1.0).lora_activity == (("b",),)
+    second = translate((vllm(lora(5, "b")),), VLLM, first, now=1.0)
+    assert second.lora_activity == ((5.0, ("b",)),)
 
 
 def test_activity_is_bounded_to_the_newest():
     text = "".join(lora(number + 1, f"n{number}") for number in range(MAX_ACTIVITY + 10))
     sample = translate((vllm(text),), VLLM, None, now=0.0)
     assert len(sample.lora_activity) == MAX_ACTIVITY
-    assert sample.lora_activity[0] == ("n10",)
+    assert sample.lora_activity[0] == (11.0, ("n10",))
 
 
 def test_names_come_unescaped_and_the_fewest_slots_count():
@@ -232,8 +233,8 @@ lines = st.tuples(
             "vllm:lora_requests_info",
             "vllm:cache_config_info",
             "process_start_time_seconds",
-            "nv_inference_request_duration_us",
-            "nv_inference_queue_duration_us",
+            "nv_inference_compute_infer_duration_us",
+            "vllm:e2e_request_latency_seconds_sum",
             "nv_inference_pending_request_count",
         ]
     ),
