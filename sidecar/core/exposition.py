@@ -20,10 +20,16 @@ _COMMENT = re.compile(rb"# (HELP|TYPE) ([a-zA-Z_:][a-zA-Z0-9_:]*) ?(.*)")
 _LABEL_TEXT = rb'[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\["\\n])*"'
 _SAMPLE = re.compile(
     rb"([a-zA-Z_:][a-zA-Z0-9_:]*)(\{(?:" + _LABEL_TEXT + rb"(?:," + _LABEL_TEXT + rb")*,?)?\})?"
-    rb"[ \t]+([^ \t]+)(?:[ \t]+-?[0-9]+)?"
+    rb"[ \t]+([^ \t]+)(?:[ \t]+-?[0-9]{1,18})?"
+)
+_HELP = re.compile(rb'(?:[^\\]|\\[\\n"])*')
+_NUMBER = re.compile(
+    r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?|([+-]?inf(?:inity)?|nan)", re.ASCII | re.I
 )
 _TYPES = frozenset({b"counter", b"gauge", b"histogram", b"summary", b"untyped"})
 _PARTS = (b"_bucket", b"_sum", b"_count")
+_COUNTED = {b"histogram": "le", b"summary": "quantile"}
+"""Types whose samples have names of their own, and the label that bounds each of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +93,8 @@ def merge_pages(ours: Sequence[bytes], engine: Sequence[bytes]) -> bytes:
     """Put pages together so that each family name has one block; the first page wins a name.
 
     The engine's pages are those of its ranks: their series are kept apart by a label
-    ``engine_rank`` where there are several. Lines that the format does not know are left out.
+    ``engine_rank`` where there are several. Lines that the format does not know are left out:
+    a reader loses the whole page by one of them.
     """
     merged: dict[bytes, _Family] = {}
     for page in ours:
@@ -96,7 +103,12 @@ def merge_pages(ours: Sequence[bytes], engine: Sequence[bytes]) -> bytes:
     for rank, page in enumerate(engine):
         extra = b'engine_rank="%d"' % rank if len(engine) > 1 else b""
         _collect(page, merged, reserved=reserved, extra=extra)
-    return b"".join(family.render() for family in merged.values() if family.lines)
+    # A name that a histogram of the page claims for itself cannot have a block of its own.
+    return b"".join(
+        family.render()
+        for family in merged.values()
+        if family.lines and _whole(family.name, merged) is None
+    )
 
 
 @dataclass(slots=True)
@@ -125,13 +137,13 @@ def _collect(
             current = merged.setdefault(name, _Family(name)) if name not in reserved else None
             if current is None:
                 continue
-            if what == b"HELP" and current.help is None:
+            if what == b"HELP" and current.help is None and _HELP.fullmatch(text):
                 current.help = text
             elif what == b"TYPE" and current.type is None:
                 current.type = text if text in _TYPES else b"untyped"
-        elif (sample := _SAMPLE.fullmatch(line)) is not None and _is_number(sample[3]):
+        elif (sample := _SAMPLE.fullmatch(line)) is not None:
             name = _family_of(sample[1], merged)
-            if name not in reserved:
+            if name not in reserved and _is_taken(sample, merged.get(name)):
                 family = merged.setdefault(name, _Family(name))
                 family.lines.append(_with_label(line, sample, extra))
 
@@ -139,29 +151,50 @@ def _collect(
 def _family_of(name: bytes, merged: Mapping[bytes, _Family]) -> bytes:
     if name in merged:
         return name
+    whole = _whole(name, merged)
+    return name if whole is None else whole.name
+
+
+def _whole(name: bytes, merged: Mapping[bytes, _Family]) -> _Family | None:
     for part in _PARTS:
         if name.endswith(part):
             family = merged.get(name[: -len(part)])
-            if family is not None and family.type in (b"histogram", b"summary"):
-                return family.name
-    return name
+            if family is not None and family.type in _COUNTED:
+                return family
+    return None
+
+
+def _is_taken(sample: re.Match[bytes], family: _Family | None) -> bool:
+    """Tell whether readers take a line: its value, its labels, and what they mean to its family."""
+    value = _number(sample[3].decode("latin-1"))
+    try:
+        labels = _LABEL.findall((sample[2] or b"").decode())
+    except UnicodeDecodeError:
+        return False
+    names = {name for name, _ in labels}
+    if value is None or len(names) < len(labels) or "__name__" in names:
+        return False
+    if family is None or (bound := _COUNTED.get(family.type or b"")) is None:
+        return True
+    bounds = [_number(text) for name, text in labels if name == bound]
+    return None not in bounds and (not value < 0 or bound != "le" or sample[1].endswith(b"_sum"))
 
 
 def _with_label(line: bytes, sample: re.Match[bytes], extra: bytes) -> bytes:
-    if not extra:
-        return line
     name, labels = sample[1], sample[2] or b""
+    if not extra or b"engine_rank=" in labels:
+        return line
     inner = labels[1:-1]
     text = extra + b"," + inner if inner else extra
     return name + b"{" + text + b"}" + line[len(name) + len(labels) :]
 
 
-def _is_number(text: bytes) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return b"_" not in text
+def _number(text: str) -> float | None:
+    """Read a value as the format has it; Python takes more, such as ``1_0``."""
+    match = _NUMBER.fullmatch(text)
+    value = math.nan if match is None else float(text)
+    # Out of range is an error to others; here it becomes infinite.
+    return None if match is None or (math.isinf(value) and match[1] is None) else value
 
 
 def _next_line(page: bytes, name: bytes, after: int) -> int:
@@ -173,11 +206,8 @@ def _parse_rest(rest: bytes) -> Line | None:
     match = _REST.fullmatch(rest)
     if match is None:
         return None
-    try:
-        value = float(match[2])
-    except ValueError:
-        return None
-    if not math.isfinite(value):
+    value = _number(match[2].decode("latin-1"))
+    if value is None or not math.isfinite(value):
         return None
     return Line((match[1] or b"").decode("utf-8", "replace"), value)
 

@@ -6,7 +6,7 @@ of the pickers' parsers, which the tests hold as an executable oracle.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -65,8 +65,11 @@ class Page:
     body: bytes = field(repr=False)
 
 
-def lora_view(status: Status, replay: SlotReplay) -> LoraView:
-    """Gather what the labels need from the published status and the replay of the slots."""
+def lora_view(status: Status, replay: SlotReplay, *, after_base: bool = False) -> LoraView:
+    """Gather what the labels need from the published status and the replay of the slots.
+
+    ``after_base``: names stand as clients ask for them, after that of the base model.
+    """
     loras = [one for one in status.targets.values() if one.kind is not Kind.MODEL]
     resident = frozenset(
         one.name for one in loras if one.state is State.RESIDENT and one.kind is Kind.LORA
@@ -75,12 +78,17 @@ def lora_view(status: Status, replay: SlotReplay) -> LoraView:
     documented = frozenset(
         one.name for one in loras if one.desired or one.state is State.FAILED
     ).union(status.document.elsewhere)
+    base = f"{status.engine.base_model}:" if after_base and status.engine.base_model else ""
+
+    def asked(names: Iterable[str]) -> frozenset[str]:
+        return frozenset(base + name for name in names)
+
     return LoraView(
         slots=replay.max_loras,
-        resident=resident,
-        in_slot=resident.intersection(replay.in_slot),
-        in_cpu=resident.intersection(replay.in_cpu),
-        partial=frozenset(one.name for one in loras if not one.everywhere),
+        resident=asked(resident),
+        in_slot=asked(resident.intersection(replay.in_slot)),
+        in_cpu=asked(resident.intersection(replay.in_cpu)),
+        partial=asked(one.name for one in loras if not one.everywhere),
         complete=status.document.generation > 0 and documented <= resident,
     )
 

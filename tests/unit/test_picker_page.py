@@ -1,4 +1,7 @@
-"""The picker page read back by the oracle, and the oracle against pages that break its rules."""
+"""The picker page, read back by the oracle: by example, and whatever there is to say."""
+
+import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -25,6 +28,14 @@ from sidecar.core.status import (
 )
 from sidecar.core.translate import Sample
 from tests.support import picker_oracle as oracle
+from tests.support.picker_oracle.go import trim_space
+from tests.support.picker_strategies import (
+    clocks,
+    document_names,
+    replays,
+    samples,
+    statuses,
+)
 
 A, B, C, D = "sql", "chat", "legal", "ocr"
 
@@ -144,8 +155,19 @@ def test_a_pod_is_complete_only_with_every_lora_of_a_known_document(published, c
     assert lora_view(published, SlotReplay(max_loras=2)).complete is complete
 
 
+def test_where_clients_ask_for_a_lora_after_its_base_the_page_does_so_too():
+    published = replace(
+        status(target(A), target(B, everywhere=False)),
+        engine=EngineStatus(kind="sglang", urls=(), base_model="base"),
+    )
+    replay = SlotReplay(max_loras=1).loaded(B, 1.0).loaded(A, 2.0)
+    labels = lora_labels(lora_view(published, replay, after_base=True))
+    assert labels == LabelValues(running=(f"base:{A}",), waiting=(f"base:{B}",), max_lora=1)
+    assert lora_labels(lora_view(published, replay)).running == (A,)
+
+
 def test_the_view_claims_slots_only_for_residents():
-    replay = SlotReplay(max_loras=2).loaded(A).loaded(B)
+    replay = SlotReplay(max_loras=2).loaded(A, 1.0).loaded(B, 2.0)
     seen = lora_view(status(target(A), target(B, State.UNLOADING), target(C)), replay)
     assert seen.in_slot == {A}
     assert seen.in_cpu == {A}
@@ -167,13 +189,6 @@ def test_the_page_says_what_the_engine_said():
     assert (read.queued, read.running, read.kv_usage) == (3, 7, 0.42)
     assert (read.block_size, read.num_blocks) == (16, 4096)
     assert (read.active, read.waiting, read.max_lora) == ({A}, set(), 4)
-
-
-def test_every_family_is_a_typed_gauge_with_one_sample_a_figure():
-    families = oracle.parse(page(view("sql chat", "sql", in_cpu="sql chat")))
-    assert {family.type for family in families.values()} == {"gauge"}
-    several = {name: len(one.samples) for name, one in families.items() if len(one.samples) != 1}
-    assert several == {"vllm:lora_adapter_loaded": 2}
 
 
 def test_the_coming_residency_families_tell_the_levels_apart():
@@ -213,10 +228,13 @@ def test_the_page_does_not_grow_with_models():
 
 def test_older_pickers_read_the_page_too():
     sample = Sample(taken_at=0.0, queued=3.0, running=7.0, kv_usage=0.42)
-    read = oracle.read_legacy(page(view("sql chat ocr", "sql chat", partial="ocr"), sample))
-    assert read.errors == []
-    assert (read.queued, read.running, read.kv_usage) == (3, 7, 0.42)
-    assert (read.active, read.waiting, read.max_lora) == ({A, B}, {D}, 4)
+    body = page(view("sql chat ocr", "sql chat", partial="ocr"), sample)
+    for picker in oracle.OLD_PICKERS:
+        read = oracle.read_legacy(body, picker)
+        assert read.errors == []
+        assert (read.queued, read.kv_usage) == (3, 0.42)
+        assert read.running == (7 if picker.reads_running else None)
+        assert (read.active, read.waiting, read.max_lora) == ({A, B}, {D}, 4)
 
 
 def test_older_pickers_pass_over_two_empty_lists():
@@ -230,6 +248,12 @@ def test_a_clock_at_zero_still_gives_a_positive_value():
     assert families["vllm:lora_requests_info"].samples[0][1] > 0
 
 
+def test_every_character_that_a_picker_trims_keeps_a_name_off_the_lists():
+    trimmed = {chr(code) for code in range(sys.maxunicode + 1) if not trim_space(chr(code))}
+    assert len(trimmed) == 25
+    assert not any(is_listable(blank + "a") or is_listable("a" + blank) for blank in trimmed)
+
+
 @pytest.mark.parametrize("name", ["a,b", " a", "a ", "", "\u2003a", "a\ud800"])
 def test_a_name_that_no_picker_could_read_back_is_not_listed(name):
     assert not is_listable(name)
@@ -237,167 +261,85 @@ def test_a_name_that_no_picker_could_read_back_is_not_listed(name):
     assert labels.running == ()
 
 
-names = st.sets(
-    st.text(
-        st.characters(exclude_categories=["Cs", "Cc"], exclude_characters=",/"),
-        min_size=1,
-        max_size=253,
-    )
-    | st.sampled_from(['"', "\\", '\\"', "a\\nb", "}", "{", "#", "a b", "é", "模型", "# TYPE x"]),
-    max_size=6,
-)
-figures = st.floats(min_value=0, max_value=2.0**53)
+@settings(max_examples=300)
+@given(document_names())
+def test_every_name_that_a_document_accepts_can_be_listed(names):
+    assert all(map(is_listable, names))
+    loras = LoraView(slots=9, resident=names, in_slot=names, complete=True)
+    assert oracle.check_page(page(loras)).active == names
 
 
-@settings(max_examples=200)
+@settings(max_examples=250)
 @given(
-    resident=names,
-    other=names,
+    published=statuses(),
     data=st.data(),
-    slots=st.none() | st.integers(0, 64),
-    complete=st.booleans(),
+    sample=samples(),
     mode=st.sampled_from(LoraLabels),
-    queued=figures,
-    running=figures,
-    kv=st.floats(0, 1),
-    blocks=st.integers(0, 2**53),
-    changed_at=st.floats(0, 2**40),
+    clock=clocks(),
 )
-def test_whatever_is_said_is_read_back(
-    resident, other, data, slots, complete, mode, queued, running, kv, blocks, changed_at
-):
-    chosen = st.sets(st.sampled_from(sorted(resident))) if resident else st.just(set())
-    in_slot = frozenset(data.draw(chosen))
-    partial = frozenset(data.draw(chosen)) | frozenset(other)
-    loras = LoraView(
-        slots=slots,
-        resident=frozenset(resident),
-        in_slot=in_slot,
-        in_cpu=in_slot,
-        partial=partial,
-        complete=complete,
-    )
-    sample = Sample(
-        taken_at=0.0, queued=queued, running=running, kv_usage=kv, block_size=16, num_blocks=blocks
-    )
+def test_whatever_is_said_is_read_back(published, data, sample, mode, clock):
+    replay = data.draw(replays(published.targets))
+    loras = lora_view(published, replay)
     labels = lora_labels(loras, mode)
-    body = render_picker_page(sample, loras, labels, ready=True, changed_at=changed_at)
-    read = oracle.read(body)
+    body = render_picker_page(sample, loras, labels, ready=published.ready, changed_at=clock)
+    read = oracle.check_page(body)
+
     assert read.errors == []
-    assert abs(read.queued - queued) <= 1
-    assert abs(read.running - running) <= 1
-    assert read.kv_usage == pytest.approx(kv, rel=1e-5, abs=1e-12)
-    assert read.kv_usage is not None
-    assert 0 <= read.kv_usage <= 1
-    assert (read.block_size, read.num_blocks) == (16, blocks)
-    assert read.active == {name for name in in_slot if is_listable(name)}
-    assert read.waiting == set(labels.waiting)
-    assert read.active.isdisjoint(read.waiting)
-    assert read.max_lora == labels.max_lora >= 0
-    if not complete or slots is None:
-        assert read.max_lora <= len(read.active) + len(read.waiting)
-    loaded = oracle.parse(body).get("vllm:lora_adapter_loaded", oracle.Family()).samples
-    assert {one["adapter_name"] for one, _, _ in loaded} == read.active
+    assert abs((read.queued or 0) - sample.queued) <= 1
+    assert abs((read.running or 0) - sample.running) <= 1
+    assert read.kv_usage == pytest.approx(sample.kv_usage, rel=1e-5, abs=1e-12)
+    assert (read.block_size, read.num_blocks) == (sample.block_size, sample.num_blocks)
+    check_loras(read, published, replay, mode)
+    families = oracle.parse(body)
+    assert oracle.scalar(families, "model_sidecar_ready") == published.ready
+    loaded = families.get("vllm:lora_adapter_loaded", oracle.Family()).samples
+    in_memory = resident_loras(published) & set(replay.in_cpu)
+    assert {one["adapter_name"] for one, _, _ in loaded} == in_memory
+
+    again = render_picker_page(sample, loras, labels, ready=published.ready, changed_at=clock)
+    assert again == body
+    for picker in oracle.OLD_PICKERS:
+        old = oracle.read_legacy(body, picker)
+        assert old.errors == []
+        assert (old.queued, old.kv_usage) == (read.queued, read.kv_usage)
+        if read.active or read.waiting:
+            told = old.active, old.waiting, old.max_lora
+            assert told == (read.active, read.waiting, read.max_lora)
 
 
-GOOD = page(view("sql", "sql"))
+def resident_loras(published):
+    """The LoRAs that the engine holds and whose names can stand in a list."""
+    return {
+        one.name
+        for one in published.targets.values()
+        if one.kind is Kind.LORA and one.state is State.RESIDENT and is_listable(one.name)
+    }
 
 
-@pytest.mark.parametrize(
-    ("broken", "why"),
-    [
-        (GOOD + GOOD.split(b"\n")[0] + b"\n", "second TYPE"),
-        (b"# HELP x a\n# HELP x b\nx 1\n", "second HELP"),
-        (b"x 1\n# TYPE x gauge\n", "TYPE after samples"),
-        (b"# TYPE x info\nx 1\n", "unknown type"),
-        (b"# TYPE x unknown\nx 1\n", "unknown type"),
-        (b"# TYPE x stateset\nx 1\n", "unknown type"),
-        (b'# TYPE x counter\nx 1 # {trace="a"} 1\n', "bad value"),
-        (b"x 1 1763600000.5\n", "bad timestamp"),
-        (GOOD.replace(b"\n", b"\r\n"), "carriage return"),
-        (GOOD[:-1], "no newline"),
-        (b'{"my.name",a="b"} 1\n', "bad name"),
-        (b'x{a="b} 1\n', "unfinished"),
-        (b'x{a="\\t"} 1\n', "bad escape"),
-        (b'x{a="b" c="d"} 1\n', "no comma"),
-        (b'x{a="b",a="c"} 1\n', "twice"),
-        (b'x{a="\xff"} 1\n', "not UTF-8"),
-        (b"x one\n", "bad value"),
-    ],
-)
-def test_the_oracle_refuses_what_the_parser_refuses(broken, why):
-    with pytest.raises(oracle.PageRefused, match=why):
-        oracle.parse(broken)
+def check_loras(read, published, replay, mode):
+    """Say of every LoRA what the page must say, from what is published alone."""
+    targets, document = published.targets.values(), published.document
+    resident = resident_loras(published)
+    elsewhere = {one.name for one in targets if not one.everywhere}
+    assert read.active == resident & set(replay.in_slot)
+    waiting = {
+        LoraLabels.AUTO: resident & elsewhere,
+        LoraLabels.RESIDENCY: set(),
+        LoraLabels.REGISTERED: resident,
+    }[mode]
+    assert read.waiting == waiting - read.active
 
-
-def test_the_oracle_accepts_what_the_parser_accepts():
-    text = (
-        b"# EOF\n# UNIT x seconds\n# TYPE x gauge\n# TYPE y gauge\n"
-        b'x{ a = "1" , } 1\ny 2\nx{a="1"} 3\nz_created 1.7e+09\n\n'
-    )
-    families = oracle.parse(text)
-    assert oracle.scalar(families, "x") == 1
-    assert oracle.scalar(families, "y") == 2
-    assert oracle.parse(b"") == {}
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (b"# TYPE x gauge\nx{e='0'} 1\n".replace(b"'", b'"') + b'x{e="1"} 2\n', 1),
-        (b'# TYPE x gauge\nx{e="0"} 1 5\nx{e="1"} 2 6\n', 2),
-        (b"x 5\n", 0),
-        (b"# TYPE x untyped\nx 5\n", 0),
-        (b"y 1\n", None),
-        (b"# TYPE x gauge\n", None),
-    ],
-)
-def test_the_oracle_picks_one_series_and_never_adds_up(text, expected):
-    assert oracle.scalar(oracle.parse(text), "x") == expected
-
-
-def with_value(name, value):
-    lines = GOOD.split(b"\n")
-    head = name.encode() + b" "
-    return b"\n".join(head + value if line.startswith(head) else line for line in lines)
-
-
-def test_the_oracle_turns_a_nan_queue_into_the_best_of_all():
-    assert oracle.read(with_value("vllm:num_requests_waiting", b"NaN")).queued == oracle.MIN_INT64
-
-
-def test_the_oracle_misses_each_family_that_is_left_out():
-    lines = GOOD.decode().splitlines(keepends=True)
-    for name, what in (
-        ("vllm:num_requests_waiting", "queued"),
-        ("vllm:num_requests_running", "running"),
-        ("vllm:kv_cache_usage_perc", "kv"),
-        ("vllm:cache_config_info", "cache"),
-    ):
-        left = "".join(line for line in lines if name not in line)
-        assert oracle.read(left.encode()).errors == [what]
-
-
-INFO = b"# TYPE vllm:lora_requests_info gauge\n"
-
-
-def lora_line(running, value, max_lora=b"4"):
-    text = b'vllm:lora_requests_info{max_lora="%s",running_lora_adapters="%s",'
-    return (text + b'waiting_lora_adapters=""} %s\n') % (max_lora, running, value)
-
-
-@pytest.mark.parametrize(
-    ("text", "active", "max_lora"),
-    [
-        (lora_line(b"a", b"1") + lora_line(b"b", b"3") + lora_line(b"c", b"2"), {"b"}, 4),
-        (lora_line(b"a", b"1") + lora_line(b"b", b"1"), {"a"}, 4),
-        (lora_line(b"a", b"0") + lora_line(b"b", b"NaN"), {"a"}, 4),
-        (lora_line(b"a", b"-1"), None, None),
-        (lora_line(b"a, b ,,", b"1"), {"a", "b"}, 4),
-        (lora_line(b"a", b"1", b"4.0"), {"a"}, None),
-    ],
-)
-def test_the_oracle_takes_the_lora_sample_with_the_greatest_value(text, active, max_lora):
-    read = oracle.read(INFO + text)
-    assert (read.active, read.max_lora) == (active, max_lora)
-    assert ("max_lora" in read.errors) is (b"4.0" in text)
+    held = {one.name for one in targets if one.kind is Kind.LORA and one.state is State.RESIDENT}
+    wanted = {
+        one.name
+        for one in targets
+        if one.kind is not Kind.MODEL and (one.desired or one.state is State.FAILED)
+    }
+    holds_all = document.generation > 0 and wanted | set(document.elsewhere) <= held
+    listed = len(read.active) + len(read.waiting)
+    if replay.max_loras is None:
+        assert read.max_lora == listed
+    elif holds_all:
+        assert read.max_lora == replay.max_loras
+    else:
+        assert read.max_lora == min(replay.max_loras, listed)
