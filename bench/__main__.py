@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import edits, fetch, footprint, many, page
+from bench import edits, fetch, footprint, many, page, sampling
 from bench.report import NotMeasuredError, Table, machine
 from lab import LabError
 
@@ -20,6 +20,7 @@ BENCHMARKS: dict[str, Callable[[Path], list[Table]]] = {
     "page": page.run,
     "footprint": footprint.run,
     "fetch": fetch.run,
+    "sampling": sampling.run,
 }
 
 

@@ -250,6 +250,10 @@ class Agent:
         residents = self._world.residents.values()
         self._tracker.residents(one.name for one in residents if one.kind is Kind.LORA)
 
+    def _loaded(self, name: str, seconds: float) -> None:
+        # The engine stamps the use of LoRAs by the same clock.
+        self._tracker.loaded(name, time.time() - seconds)
+
     def _on_accepted(self) -> None:
         assert self._world.desired is not None
         self._gaps.keep(self._world.desired.entries)
@@ -294,7 +298,7 @@ class Agent:
                 fetch_concurrency=settings.fetch_concurrency,
                 clock=self._clock,
                 hooks=DriveHooks(
-                    loaded=self._tracker.loaded,
+                    loaded=self._loaded,
                     forgotten=self._tracker.forgotten,
                     ended=self._ended,
                 ),

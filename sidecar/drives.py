@@ -15,7 +15,7 @@ from functools import partial
 
 from adapters.base import Kind
 from sidecar.artifacts.locations import is_remote
-from sidecar.core.actions import Action, Check, Evict, Fetch, Load, Plan, Unload, Wait
+from sidecar.core.actions import Action, Check, Evict, Fetch, Load, Plan, Unload, Wait, Warm
 from sidecar.core.backoff import Basis, Severity
 from sidecar.core.inventory import Inventory
 from sidecar.core.outcome import Done, Failed, Outcome, is_unknown
@@ -63,8 +63,8 @@ class Clock:
 class DriveHooks:
     """What drives tell others."""
 
-    loaded: Callable[[str], None]
-    """A LoRA was loaded or warmed up: it is in a slot now."""
+    loaded: Callable[[str, float], None]
+    """A LoRA was loaded or warmed up, by a call that began so many seconds ago."""
     forgotten: Callable[[str], None]
     ended: Callable[[Action, Outcome, float], None]
     """An action ended, after so many seconds."""
@@ -289,7 +289,8 @@ class Drives:
 
         self._changed()
         outcome = await self._run(action, progressed)
-        self._take_over(action, outcome, basis, self._clock.monotonic() - began)
+        seconds = self._clock.monotonic() - began
+        self._take_over(action, outcome, basis, seconds)
         if isinstance(outcome, Failed):
             log.warning(
                 "could not %s: %s",
@@ -300,8 +301,9 @@ class Drives:
             return not is_unknown(action, outcome)
         if isinstance(action, Load):
             self._owed.discard(action.name)
+        if isinstance(action, Load | Warm):
             if action.target.kind is Kind.LORA:
-                self._hooks.loaded(action.name)
+                self._hooks.loaded(action.name, seconds)
         elif isinstance(action, Unload):
             if action.replacing:
                 self._owed.add(action.name)

@@ -254,7 +254,8 @@ class Settings:
     scrape_interval_seconds: float = define(
         0.1,
         READING,
-        "The engine is sampled at most once in this time, and only while someone asks.",
+        "The engine is sampled never more often than this, only while someone asks, and more "
+        "seldom where that costs it too much or its figures do not change.",
         metavar="SECONDS",
         parse=parse_positive_seconds,
     )

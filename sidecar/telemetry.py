@@ -90,9 +90,15 @@ class Telemetry:
         """A timer fired ``seconds`` late."""
         self._lag.observe(seconds)
 
-    def render_own(self, *, sample_age_seconds: float | None = None) -> bytes:
-        """Render every series; None: the engine was never sampled, and no age is given."""
+    def render_own(
+        self,
+        *,
+        sample_age_seconds: float | None = None,
+        sample_interval_seconds: float | None = None,
+    ) -> bytes:
+        """Render every series; None: the engine was never sampled, and there is no such series."""
         self._state.sample_age_seconds = sample_age_seconds
+        self._state.sample_interval_seconds = sample_interval_seconds
         return prometheus_client.generate_latest(self._registry)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -108,6 +114,7 @@ class _StateCollector(Collector):
     def __init__(self, status: Callable[[], Status]) -> None:
         self._status = status
         self.sample_age_seconds: float | None = None
+        self.sample_interval_seconds: float | None = None
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         status = self._status()
@@ -126,6 +133,12 @@ class _StateCollector(Collector):
             yield _gauge(
                 "engine_sample_age_seconds", "Age of the engine figures.", self.sample_age_seconds
             )
+        if self.sample_interval_seconds is not None:
+            yield _gauge(
+                "engine_sample_interval_seconds",
+                "From one scrape of the engine to the next, as long as somebody asks.",
+                self.sample_interval_seconds,
+            )
         yield _gauge("store_bytes", "Bytes of complete revisions on disk.", store.bytes)
         yield _labelled(
             "build_info",
@@ -141,6 +154,16 @@ class _StateCollector(Collector):
             [
                 ((one.name, str(one.kind or "unknown"), one.revision, str(one.state)), 1)
                 for one in status.targets.values()
+            ],
+        )
+        yield _labelled(
+            "target_reason",
+            "Why a target is not, or not only, what it should be.",
+            ("target", "kind", "reason"),
+            [
+                ((one.name, str(one.kind or "unknown"), one.reason), 1)
+                for one in status.targets.values()
+                if one.reason
             ],
         )
 

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sidecar.core.status import (
     DocumentStatus,
     EngineStatus,
+    Reason,
     State,
     Status,
     StoreStatus,
@@ -106,7 +107,13 @@ def render_metrics(families: Iterable[Metric]) -> str:
 def own_families() -> list[Metric]:
     """Every series that the agent can have, each with a sample."""
     target = TargetStatus(
-        name="sql", kind=None, source="", desired=True, readiness="initial", state=State.RESIDENT
+        name="sql",
+        kind=None,
+        source="",
+        desired=True,
+        readiness="initial",
+        state=State.FAILED,
+        reason=Reason.NOT_FOUND,
     )
     status = Status(
         version="",
@@ -123,7 +130,7 @@ def own_families() -> list[Metric]:
     telemetry = Telemetry(lambda: status)
     telemetry.action_done("load", "done", 1.0)
     telemetry.sampled("done")
-    page = telemetry.render_own(sample_age_seconds=0.0).decode()
+    page = telemetry.render_own(sample_age_seconds=0.0, sample_interval_seconds=0.1).decode()
     return list(text_string_to_metric_families(page))
 
 

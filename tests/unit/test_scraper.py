@@ -50,6 +50,7 @@ class Engine:
         self.page = b"vllm:num_requests_waiting 1\n"
         self.delay = 0.01
         self.failure = None
+        self.moves = False
         self.scrapes = 0
         self.at_once = 0
         self.most_at_once = 0
@@ -64,6 +65,8 @@ class Engine:
             self.at_once -= 1
         if self.failure is not None:
             raise self.failure
+        if self.moves:
+            return (self.page + b"vllm:num_requests_waiting %d\n" % self.scrapes,)
         return (self.page,)
 
     async def observe(self):
@@ -82,11 +85,27 @@ class Engine:
         raise AssertionError("a scraper only scrapes")
 
 
+class NarrowEngine(Engine):
+    """One whose figures can be had without the rest of its page."""
+
+    def __init__(self):
+        super().__init__()
+        self.narrow = 0
+
+    async def scrape(self):
+        pages = await super().scrape()
+        return tuple(page + b"# TYPE rest gauge\nrest 7\n" for page in pages)
+
+    async def scrape_figures(self):
+        self.narrow += 1
+        return await super().scrape()
+
+
 class Bench:
     """A scraper at work, and everything around it."""
 
-    def __init__(self, labels=LoraLabels.AUTO):
-        self.engine = Engine()
+    def __init__(self, labels=LoraLabels.AUTO, engine=None):
+        self.engine = engine or Engine()
         self.board = Board(status("sql"))
         self.tracker = LoraTracker(max_loras=2)
         self.telemetry = Telemetry(lambda: self.board.status)
@@ -130,7 +149,7 @@ async def wait(seconds):
         await asyncio.wait_for(asyncio.Event().wait(), seconds)
 
 
-def status(*names, ready=True):
+def status(*names, ready=True, restarts=0):
     return Status(
         version="1",
         pod="p",
@@ -139,7 +158,7 @@ def status(*names, ready=True):
         reasons=(),
         cycle="",
         document=DocumentStatus(generation=1),
-        engine=EngineStatus(kind="vllm", urls=()),
+        engine=EngineStatus(kind="vllm", urls=(), restarts=restarts),
         store=StoreStatus(),
         targets={
             name: TargetStatus(
@@ -199,11 +218,134 @@ async def test_it_waits_no_longer_than_300_ms():
         assert bench.scraper.ask().fresh
 
 
-async def test_many_pickers_cost_one_sample_an_interval():
+async def test_many_pickers_cost_one_sample_an_interval_while_figures_move():
     async with running() as bench:
+        bench.engine.moves, bench.engine.delay = True, 0.002
         await asyncio.gather(*(bench.keep_asking(2.0, every=0.013) for _ in range(10)))
         assert 18 <= bench.engine.scrapes <= 21
         assert bench.engine.most_at_once == 1
+
+
+@pytest.mark.parametrize("pickers", [1, 10])
+async def test_a_steady_engine_is_asked_seldom_and_its_page_stays_fresh(pickers):
+    async with running() as bench:
+        crowd = await asyncio.gather(*(bench.keep_asking(10.0) for _ in range(pickers)))
+        assert all(all(answers) for answers in crowd)
+        assert 19 <= bench.engine.scrapes <= 23
+
+
+async def test_a_change_ends_the_slowness_at_once():
+    async with running() as bench:
+        bench.engine.delay = 0.002
+        await bench.keep_asking(5.0)
+        before = bench.engine.scrapes
+        bench.engine.moves = True
+        await bench.keep_asking(1.0)
+        assert 9 <= bench.engine.scrapes - before <= 11
+
+
+async def test_a_dear_engine_is_asked_less_often_though_its_figures_move():
+    async with running() as bench:
+        bench.engine.moves, bench.engine.delay = True, 0.016
+        await bench.keep_asking(4.0)
+        assert 9 <= bench.engine.scrapes <= 11
+
+
+async def test_what_the_engine_itself_shows_of_its_loras_hastens_nothing():
+    async with running() as bench:
+        bench.engine.delay = 0.016
+        for at in range(1, 40):
+            bench.engine.page = (
+                b'vllm:num_requests_waiting 1\nvllm:lora_requests_info{max_lora="2",'
+                b'running_lora_adapters="%c",waiting_lora_adapters=""} %d\n' % (97 + at % 3, at)
+            )
+            await bench.keep_asking(0.1)
+        assert 9 <= bench.engine.scrapes <= 13
+
+
+@pytest.mark.parametrize("period", [0.7, 2.0, 5.0, 15.0])
+async def test_a_slow_reader_costs_one_sample_a_question_and_gets_what_is_true(period):
+    async with running() as bench:
+        for queued in range(6):
+            bench.engine.page = b"vllm:num_requests_waiting %d\n" % queued
+            started = now()
+            assert oracle.read((await bench.get()).body).queued == queued
+            assert now() - started < 0.02
+            await wait(period)
+        assert bench.engine.scrapes == 6
+
+
+async def test_a_reader_gets_no_more_samples_than_it_asks_for():
+    async with running() as bench:
+        bench.engine.moves = True
+        assert all(await bench.keep_asking(9.0, every=0.3))
+        assert bench.engine.scrapes <= 30
+
+
+async def test_waiting_for_newer_figures_does_not_make_those_at_hand_stale():
+    async with running() as bench:
+        await bench.get()
+        bench.engine.delay = 0.8
+        await wait(0.9)
+        started = now()
+        assert (await bench.get()).fresh
+        assert now() - started < 0.1
+
+
+async def test_an_engine_that_hangs_does_not_keep_its_pickers_waiting():
+    async with running() as bench:
+        bench.engine.delay = 1e6
+        await bench.keep_asking(2.0)
+        started = now()
+        assert not any(await bench.keep_asking(3.0))
+        assert now() - started < 3.1
+
+
+async def test_after_a_failure_the_engine_is_asked_again_soon_and_figures_are_back():
+    async with running() as bench:
+        bench.engine.failure = EngineUnavailable("gone")
+        await bench.keep_asking(3.0)
+        assert 28 <= bench.engine.scrapes <= 31
+        bench.engine.failure = None
+        await bench.keep_asking(0.15)
+        assert (await bench.get()).fresh
+
+
+async def steady(bench):
+    """Ask until the scraper is at its slowest, just after a sample."""
+    bench.engine.delay = 0.002
+    await bench.keep_asking(3.0)
+    before = bench.engine.scrapes
+    while bench.engine.scrapes == before:
+        await bench.keep_asking(0.005, every=0.005)
+
+
+@pytest.mark.parametrize(
+    "happens",
+    [
+        lambda bench: bench.tracker.loaded("chat", 2.0),
+        lambda bench: bench.tracker.residents(["other"]),
+        lambda bench: bench.board.publish(status("sql", "chat")),
+        lambda bench: bench.board.publish(status("sql", restarts=1)),
+    ],
+    ids=["a load", "other residents", "a new model", "a restart"],
+)
+async def test_what_the_agent_did_or_saw_is_looked_at_at_once(happens):
+    async with running(engine=None) as bench:
+        await steady(bench)
+        before = bench.engine.scrapes
+        happens(bench)
+        await bench.keep_asking(0.12, every=0.01)
+        assert bench.engine.scrapes == before + 1
+
+
+async def test_a_publication_that_tells_nothing_of_the_engine_hastens_nothing():
+    async with running() as bench:
+        await steady(bench)
+        before = bench.engine.scrapes
+        bench.board.publish(status("sql", ready=False))
+        await bench.keep_asking(0.12, every=0.01)
+        assert bench.engine.scrapes == before
 
 
 async def test_a_slow_engine_gets_one_scrape_at_a_time():
@@ -232,7 +374,7 @@ async def test_a_picker_that_asks_once_a_second_is_never_answered_from_the_past(
         for queued in range(10):
             bench.engine.page = b"vllm:num_requests_waiting %d\n" % queued
             await wait(1.0)
-            assert oracle.read(bench.scraper.ask().body).queued == queued
+            assert oracle.read((await bench.get()).body).queued == queued
 
 
 async def test_an_old_sample_is_not_served_and_the_reason_is():
@@ -254,10 +396,10 @@ async def test_the_age_counts_from_the_end_of_the_answer():
         bench.engine.delay = 0.25
         await bench.get()
         bench.engine.delay = 100.0
-        await wait(0.95)
-        assert bench.scraper.ask().fresh
+        await wait(0.8)
+        assert (await bench.get()).fresh
         await wait(0.1)
-        assert not bench.scraper.ask().fresh
+        assert not (await bench.get()).fresh
 
 
 async def test_while_the_engine_is_away_requests_do_not_wait():
@@ -286,7 +428,7 @@ async def test_every_failure_is_counted_and_survived(failure, outcome):
         assert samples(bench, outcome) == 1
         bench.engine.failure = None
         await wait(0.2)
-        assert bench.scraper.ask().fresh
+        assert (await bench.get()).fresh
         assert samples(bench, "done") >= 1
 
 
@@ -322,11 +464,11 @@ async def test_another_process_or_none_wakes_the_loop():
 
 async def test_a_publication_shows_at_once_without_a_sample():
     async with running() as bench:
-        bench.tracker.loaded("sql")
+        bench.tracker.loaded("sql", 1.0)
         read = oracle.read((await bench.get()).body)
         assert (read.active, read.max_lora) == ({"sql"}, 2)
         scrapes = bench.engine.scrapes
-        bench.tracker.loaded("chat")
+        bench.tracker.loaded("chat", 2.0)
         bench.board.publish(status("sql", "chat", ready=False))
         page = bench.scraper.ask()
         assert oracle.read(page.body).active == {"sql", "chat"}
@@ -352,7 +494,7 @@ async def test_the_lora_value_moves_with_its_labels_alone_and_never_back():
         bench.engine.page = b"vllm:num_requests_waiting 9\n"
         await bench.keep_asking(0.3)
         assert info_value(await bench.get()) == first
-        bench.tracker.loaded("sql")
+        bench.tracker.loaded("sql", 1.0)
         assert info_value(await bench.get()) == first + 50
         bench.unix_time -= 1000
         bench.tracker.forgotten("sql")
@@ -383,6 +525,56 @@ async def test_prometheus_gets_everything_in_one_valid_page():
         assert oracle.scalar(families, "model_sidecar_engine_sample_age_seconds") == 0
         assert len(families["model_sidecar_ready"].samples) == 1
         assert bench.engine.scrapes == 1
+
+
+async def test_pickers_have_the_figures_alone_and_prometheus_the_whole_page():
+    async with running(engine=NarrowEngine()) as bench:
+        await bench.keep_asking(2.0)
+        assert bench.engine.scrapes == bench.engine.narrow > 3
+        families = oracle.parse(await bench.scraper.render_all())
+        assert oracle.scalar(families, "rest") == 7
+        assert oracle.scalar(families, "vllm:num_requests_waiting") == 1
+        assert bench.engine.scrapes == bench.engine.narrow + 1
+
+
+async def test_prometheus_alone_has_the_whole_page_by_one_scrape():
+    async with running(engine=NarrowEngine()) as bench:
+        for count in range(1, 4):
+            assert oracle.scalar(oracle.parse(await bench.scraper.render_all()), "rest") == 7
+            assert (bench.engine.scrapes, bench.engine.narrow) == (count, 0)
+            await wait(15.0)
+
+
+async def test_the_whole_page_is_waited_for_though_a_scrape_of_less_is_on_its_way():
+    async with running(engine=NarrowEngine()) as bench:
+        bench.engine.delay = 0.05
+        first = asyncio.ensure_future(bench.get())
+        await wait(0.02)
+        assert bench.engine.narrow == 1
+        assert oracle.scalar(oracle.parse(await bench.scraper.render_all()), "rest") == 7
+        assert (await first).fresh
+
+
+async def test_a_whole_page_that_is_old_is_left_out():
+    async with running(engine=NarrowEngine()) as bench:
+        await bench.scraper.render_all()
+        await bench.keep_asking(2.0)
+        bench.engine.delay = 0.5
+        families = oracle.parse(await bench.scraper.render_all())
+        assert "rest" not in families
+        assert oracle.scalar(families, "vllm:num_requests_waiting") == 1
+
+
+async def test_the_present_interval_is_told():
+    async with running() as bench:
+        name = "model_sidecar_engine_sample_interval_seconds"
+        assert name not in oracle.parse(bench.telemetry.render_own())
+        bench.engine.delay = 0.002
+        await bench.get()
+        assert oracle.scalar(oracle.parse(await bench.scraper.render_all()), name) == 0.1
+        await bench.keep_asking(3.0)
+        slow = oracle.scalar(oracle.parse(await bench.scraper.render_all()), name)
+        assert slow == pytest.approx(0.2, abs=0.001)
 
 
 async def test_prometheus_alone_costs_one_sample_a_scrape():

@@ -64,10 +64,11 @@ def test_every_promised_series_is_there():
     telemetry.action_done("load", "done", 1.5)
     telemetry.sampled("done")
     promised = """ready converged document_info document_valid document_problems targets
-        target_state actions_total action_duration_seconds propagation_seconds
+        target_state target_reason actions_total action_duration_seconds propagation_seconds
         replacement_gap_seconds engine_up engine_restarts_total engine_sample_age_seconds
-        engine_samples_total store_bytes fetched_bytes_total event_loop_lag_seconds build_info"""
-    names = families(telemetry, sample_age_seconds=0.5).keys()
+        engine_sample_interval_seconds engine_samples_total store_bytes fetched_bytes_total
+        event_loop_lag_seconds build_info"""
+    names = families(telemetry, sample_age_seconds=0.5, sample_interval_seconds=0.1).keys()
     assert names == {f"{PREFIX}_{name}" for name in promised.split()}
 
 
@@ -94,6 +95,16 @@ def test_a_target_that_went_leaves_no_series_behind():
     published.append(status(target("b", State.LOADING, kind=None)))
     (sample,) = families(telemetry)[f"{PREFIX}_target_state"].samples
     assert sample[0] == {"target": "b", "kind": "unknown", "revision": "r1", "state": "loading"}
+
+
+def test_a_reason_has_a_series_for_as_long_as_it_stands():
+    spoiled = dataclasses.replace(target("b", State.RESIDENT), reason="AccessDenied")
+    published = [status(target("a"), spoiled)]
+    telemetry = Telemetry(lambda: published[-1])
+    (sample,) = families(telemetry)[f"{PREFIX}_target_reason"].samples
+    assert sample[0] == {"target": "b", "kind": "lora", "reason": "AccessDenied"}
+    published.append(status(target("a"), target("b")))
+    assert families(telemetry)[f"{PREFIX}_target_reason"].samples == []
 
 
 def test_what_happened_is_counted():
