@@ -68,17 +68,30 @@ e2e-triton: venv ## Those with a real Triton
 .PHONY: e2e-vllm
 e2e-vllm: venv ## Those with a real vLLM, on CPU
 	$(PY) -m lab install vllm
-	$(E2E) -m "vllm and not sources" $(PYTEST_ARGS)
+	$(E2E) -m "vllm and not sources and not epp" $(PYTEST_ARGS)
 
 .PHONY: e2e-kube
 e2e-kube: venv ## Those with a real kube-apiserver and etcd
 	$(PY) -m lab install kube
-	$(E2E) -m kube $(PYTEST_ARGS)
+	$(E2E) -m "kube and not epp" $(PYTEST_ARGS)
+
+.PHONY: e2e-picker
+e2e-picker: venv ## Those with the real endpoint picker (a binary that you have), Envoy and two vLLM
+	$(PY) -m lab install vllm
+	$(PY) -m lab install kube
+	$(PY) -m lab install picker
+	$(E2E) -m epp $(PYTEST_ARGS)
 
 .PHONY: e2e-sources
 e2e-sources: venv ## Those with real S3, GCS, Azure and OCI servers
 	$(PY) -m lab install sources
 	$(E2E) -m "sources and not triton and not vllm" $(PYTEST_ARGS)
+
+.PHONY: e2e-monitoring
+e2e-monitoring: venv ## Those of alerts and dashboard: real Prometheus, API server, Grafana's types
+	$(PY) -m lab install kube
+	$(PY) -m lab install prometheus
+	$(E2E) -m monitoring $(PYTEST_ARGS)
 
 # A demo keeps everything in the checkout; tests and benchmarks share the user's cache.
 demo demo-vllm: export MODEL_SIDECAR_LAB := $(or $(MODEL_SIDECAR_LAB),$(CURDIR)/.lab)
@@ -91,9 +104,17 @@ demo: venv ## A real Triton and the agent: edit a file, watch it converge
 demo-vllm: venv ## A real vLLM on CPU and the agent: LoRAs come and go
 	$(PY) -m demo.vllm_lora
 
+.PHONY: lab
+lab: venv ## A whole pool by hand: two real vLLM with agents, the endpoint picker and Envoy
+	$(PY) -m demo.picker
+
 .PHONY: bench
 bench: venv ## The benchmarks
 	$(PY) -m bench
+
+.PHONY: bench-picker
+bench-picker: venv ## The endpoint picker reading engines or agents, side by side: make bench-picker ARGS="scraping"
+	$(PY) -m bench.picker $(ARGS)
 
 .PHONY: run
 run: venv ## The agent, from the checkout: make run ARGS="..."

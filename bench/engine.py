@@ -48,7 +48,7 @@ def recording_app(inner: App, record: Record) -> App:
         if path.startswith("/bench/"):
             await own(scope, receive, send)
             return
-        record.scrapes += path == "/metrics"
+        record.scrapes += path in ("/metrics", "/metrics/")
         kind = WATCHED.get(path)
         if kind is None:
             await inner(scope, receive, send)

@@ -2,12 +2,13 @@
 
 Development only: nothing of the product imports this package, and it imports nothing but the
 standard library, so that it works before any virtual environment exists. What it installs comes
-from public package registries (PyPI, Go modules, npm), into one directory that CI keeps between
-runs. What it starts listens on loopback only, on free ports, and ends with the process that started
-it.
+from public package registries (PyPI, Go modules, npm, Debian), into one directory that CI keeps
+between runs. What it starts listens on loopback only (save the endpoint picker, which binds all
+interfaces: lab/epp.py), on free ports, and ends with the process that started it.
 
-`python -m lab install triton|vllm|kube|sources|all` installs (`peers` too, which benchmarks alone
-need), `python -m lab where` tells what is there.
+`python -m lab install triton|vllm|kube|picker|sources|prometheus|all` installs (`peers` too, which
+benchmarks alone need), `python -m lab where` tells what is there. One component is only looked
+for: the endpoint picker is a binary that you have.
 """
 
 from __future__ import annotations

@@ -7,14 +7,39 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from lab import LabError, azure, directory, golang, kube, node, peers, sources, triton, vllm
+from lab import (
+    LabError,
+    azure,
+    directory,
+    envoy,
+    epp,
+    golang,
+    grafana,
+    kube,
+    node,
+    peers,
+    prometheus,
+    sources,
+    triton,
+    vllm,
+)
 from lab.install import say
+
+
+def _install_picker() -> None:
+    envoy.install()
+    if epp.find() is None:
+        # No failure: nobody can install it, and tests that need one say that they were not run.
+        say(f"picker: Envoy is there, but no picker. {epp.MISSING}")
+
 
 INSTALLERS: dict[str, Callable[[], object]] = {
     "triton": triton.install,
     "kube": kube.install,
     "vllm": vllm.install,
+    "picker": _install_picker,
     "sources": sources.install,
+    "prometheus": prometheus.install,
     "peers": peers.install,
 }
 # Benchmarks alone need them.
@@ -39,10 +64,12 @@ def _install(component: str) -> int:
 
 def _where() -> int:
     found = {"triton": triton.find(), "vllm": vllm.find()}
+    found |= {"envoy": envoy.find(), "epp": epp.find()}
     programs = (*kube.PROGRAMS, *sources.PROGRAMS, peers.RCLONE)
     found |= {program.name: golang.find(program) for program in programs}
     nodejs = node.find_node()
     found |= {"azurite": azure.find(), "aws": peers.find_aws()}
+    found |= {"prometheus": prometheus.find(), "tsc": grafana.find()}
     found |= {"go": golang.find_go(), "node": nodejs.program if nodejs else None}
     say(f"lab directory: {directory()}")
     say(f"{'component':<16}{'state':<10}path")

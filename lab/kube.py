@@ -1,6 +1,7 @@
 """A Kubernetes API without a cluster: etcd and kube-apiserver, with RBAC and ServiceAccounts.
 
-There is no kubelet and no controller: nothing runs, and a test sets the status of Pods itself.
+There is no kubelet and no controller: nothing runs, and a test sets the status of Pods itself, or
+lets `lab.kubelet` do it.
 
 A watch from an old resourceVersion gets 410 after `stop_apiserver()`, `compact_etcd()`,
 `start_apiserver()`. Compaction alone does not do it: a running server answers from its watch cache.
@@ -16,13 +17,13 @@ import subprocess
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from lab import LabError
 from lab.golang import APISERVER, ETCD, KUBECTL, Program, find
 from lab.golang import install as install_program
 from lab.process import Process, free_port
-from lab.web import is_ok, post
+from lab.web import is_ok, post, send
 
 PROGRAMS = (ETCD, APISERVER, KUBECTL)
 
@@ -188,11 +189,46 @@ class Kube:
             raise LabError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
         return done.stdout
 
+    def call(
+        self,
+        method: str,
+        path: str,
+        payload: object = None,
+        *,
+        content_type: str = "application/json",
+        timeout: float = 10.0,
+    ) -> Any:  # noqa: ANN401 (JSON has any shape)
+        """One request to the API as the admin: the JSON that it answers, or a LabError."""
+        headers = {"Authorization": f"Bearer {self._admin_token}", "Content-Type": content_type}
+        body = b"" if payload is None else json.dumps(payload).encode()
+        try:
+            answer = send(
+                method,
+                self.url + path,
+                body=body,
+                headers=headers,
+                authority=self.ca_file,
+                timeout=timeout,
+            )
+        except OSError as exc:
+            raise LabError(f"{method} {path}: the API does not answer: {exc}") from exc
+        if answer.status >= 300:
+            raise LabError(f"{method} {path}: {answer.status}: {answer.text}")
+        return answer.json()
+
     def apply(self, *objects: object) -> None:
         """Create or change objects, given as dictionaries."""
         items = {"apiVersion": "v1", "kind": "List", "items": objects}
         self.kubectl(
             "apply", "--server-side", "--force-conflicts", "-f", "-", input=json.dumps(items)
+        )
+
+    def install_crds(self, *files: Path, deadline: float = 30.0) -> None:
+        """Install custom resource definitions, and wait until the API serves all of them."""
+        for path in files:
+            self.kubectl("apply", "--server-side", "-f", str(path))
+        self.kubectl(
+            "wait", "--for=condition=Established", f"--timeout={deadline:.0f}s", "crd", "--all"
         )
 
     def token(self, namespace: str, name: str, *, duration: str = "1h") -> str:

@@ -91,6 +91,9 @@ def find() -> Path | None:
 class Vllm:
     """One server of a tiny model, served as `served_name`. Takes 30 to 45 seconds to start.
 
+    `host` is the loopback address that it listens on: several servers, each on an address of its
+    own, can have the same port, as pods do.
+
     `dev_mode` adds vLLM's development routes, `/sleep` and `/server_info` among them.
     """
 
@@ -99,6 +102,7 @@ class Vllm:
         work: Path,
         model: Path,
         *,
+        host: str = "127.0.0.1",
         port: int | None = None,
         served_name: str = "base",
         max_loras: int = 2,
@@ -115,14 +119,14 @@ class Vllm:
         if python is None:
             raise LabError("vLLM is not installed: run `python -m lab install vllm`.")
         self.port = port or free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://{host}:{self.port}"
         self.metrics_url = f"{self.url}/metrics"
         self.log = work / "vllm.log"
         work.mkdir(parents=True, exist_ok=True)
         arguments = [
             f"--model={model}",
             f"--served-model-name={served_name}",
-            "--host=127.0.0.1",
+            f"--host={host}",
             f"--port={self.port}",
             "--max-model-len=512",
             "--enforce-eager",

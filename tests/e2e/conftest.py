@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from lab import epp
 from lab.azure import Azure
 from lab.gcs import GuardedGcs
 from lab.kube import Kube
@@ -17,9 +19,20 @@ from lab.s3 import S3
 from lab.tls import Authority
 from lab.tokens import Issuer
 from tests.support.agent_process import AgentProcess
+from tests.support.pool_place import CRDS, NO_CRDS
 from tests.support.vllm_lab import VllmLab
+from tools.not_run import NotRun
 
 StartAgent = Callable[..., AgentProcess]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Without a picker's binary, or the ecosystem's definitions, which nothing here can install,
+    their tests are not run."""
+    if epp.find() is None:
+        config.pluginmanager.register(NotRun("epp", epp.MISSING))
+    if not os.environ.get(CRDS):
+        config.pluginmanager.register(NotRun("crds", NO_CRDS))
 
 
 @pytest.fixture(scope="module")

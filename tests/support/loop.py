@@ -246,7 +246,7 @@ class Loop:
             fetch_concurrency=self._fetch_concurrency,
             clock=self.clock,
             hooks=DriveHooks(
-                loaded=self.loaded.append,
+                loaded=lambda name, seconds: self.loaded.append(name),
                 forgotten=self.forgotten.append,
                 ended=lambda action, outcome, seconds: self.ended.append((action, outcome)),
             ),
