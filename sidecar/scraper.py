@@ -25,7 +25,7 @@ from sidecar.core.exposition import merge_pages
 from sidecar.core.page_cache import PageCache
 from sidecar.core.picker_page import LoraLabels, Page
 from sidecar.core.residency import LoraTracker
-from sidecar.core.status import State, Status
+from sidecar.core.status import State, Status, with_slots
 from sidecar.core.translate import Sample, SampleError, translate
 from sidecar.telemetry import Telemetry
 
@@ -183,8 +183,11 @@ class Scraper:
         self._notice()
         self._tracker.limits(max_loras=sample.max_loras, max_cpu_loras=None)
         self._tracker.active(sample.lora_activity)
-        self._replay = self._tracker.replay
-        self._cache.page(sample, self._board.status, self._replay)
+        status = with_slots(self._board.status, self._tracker.in_slot())
+        if status is not self._board.status:
+            self._board.publish(status)
+        self._status, self._replay = status, self._tracker.replay
+        self._cache.page(sample, status, self._replay)
 
     def _failed(self, exc: EngineError | SampleError | TimeoutError, began: float) -> None:
         if isinstance(exc, EngineUnavailable) and not self._failure:

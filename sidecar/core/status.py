@@ -7,7 +7,7 @@ added within a major version; reasons are extended, never renamed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -163,6 +163,19 @@ class Status:
     engine: EngineStatus
     store: StoreStatus
     targets: Mapping[str, TargetStatus] = field(default_factory=dict)
+
+
+def with_slots(status: Status, in_slot: frozenset[str] | None) -> Status:
+    """Return the status with another belief about the slots; the same where nothing differs.
+
+    Targets of which nothing was said stay so: the next publication knows what they are.
+    """
+    moved = {
+        name: replace(one, in_slot=name in in_slot)
+        for name, one in status.targets.items()
+        if in_slot is not None and one.in_slot not in (None, name in in_slot)
+    }
+    return replace(status, targets={**status.targets, **moved}) if moved else status
 
 
 def to_json(status: Status | TargetStatus) -> dict[str, object]:

@@ -238,6 +238,8 @@ class TestPickerPage:
             entry(name, write_lora(tmp_path / name, seed=seed))
             for seed, name in enumerate(sorted(names))
         ]
+        # A fresh development server takes seconds before it first tells its limits.
+        agent.wait_for("limits", lambda: agent.status()["engine"].get("slots"))
         agent.apply(documents)
         reading = picker_oracle.read(agent.metrics().body)
         assert reading.errors == []

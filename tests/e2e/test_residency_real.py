@@ -36,6 +36,8 @@ pytestmark = pytest.mark.vllm
 
 SLOTS, MEMORY, HELD, NAMES = 3, 7, 10, 12
 SECONDS = 60.0
+SHORT_SECONDS = 36.0
+"""Where nothing but the order of the models is asserted."""
 SEED = 20
 REVISIONS = 3
 RIGHT = 0.95
@@ -106,13 +108,13 @@ def relay(engine):
         engine.server.unload_lora(name)
 
 
-def work_through(engine, agent, document, shape):
+def work_through(engine, agent, document, shape, seconds):
     """Run the workload, with edits and one restart of the agent; return what was seen of it."""
     with Watcher(agent) as watcher:
         crowd = Crowd(engine.server.url, lambda: list(document.held), shape, SEED)
         began = time.monotonic()
         with crowd:
-            turns = int(SECONDS / 4.5)
+            turns = int(seconds / 4.5)
             for turn in range(turns):
                 time.sleep(document.pause())
                 if turn == turns // 2:
@@ -139,7 +141,8 @@ def test_the_page_is_right_about_the_slots(
     document = Document(engine, agent)
     document.write()
     agent.wait_converged(1)
-    began, crowd, moments = work_through(engine, agent, document, Shape(single=single))
+    seconds = SECONDS if bar else SHORT_SECONDS
+    began, crowd, moments = work_through(engine, agent, document, Shape(single=single), seconds)
     truth = Truth(engine.probe.states())
 
     def scored(samples):
@@ -174,7 +177,7 @@ def test_the_page_is_right_about_the_slots(
         print("", *lines, sep="\n")
     assert crowd.errors == []
     assert crowd.answered > 50
-    assert len(shown) > 30
+    assert len(shown) > seconds / 2
     assert page["all"].share > bar
     assert ours.share > bar
     assert ours.share > fifo.share > activity.share

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from dataclasses import replace
 
 import pytest
 
@@ -514,6 +515,24 @@ async def test_activity_on_the_engines_page_moves_the_slots():
         read = oracle.read((await bench.get()).body)
         assert (read.active, read.max_lora) == ({"b", "c"}, 2)
         assert bench.tracker.replay.in_slot == ("c", "b")
+
+
+async def test_activity_on_the_engines_page_moves_the_slots_of_the_status_too():
+    async with running() as bench:
+        published = status("a", "b", "c")
+        told = {
+            name: replace(one, in_slot=name == "a" if name != "c" else None)
+            for name, one in published.targets.items()
+        }
+        bench.board.publish(replace(published, targets=told))
+        bench.tracker.residents(["a", "b", "c"])
+        bench.engine.page += (
+            b'vllm:lora_requests_info{max_lora="1",running_lora_adapters="b",'
+            b'waiting_lora_adapters="b"} 20\n'
+        )
+        await bench.get()
+        slots = {name: one.in_slot for name, one in bench.board.status.targets.items()}
+        assert slots == {"a": False, "b": True, "c": None}
 
 
 async def test_prometheus_gets_everything_in_one_valid_page():
