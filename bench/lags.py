@@ -14,7 +14,7 @@ from bench.pickers import PERIOD_SECONDS, Pickers
 from bench.report import NotMeasuredError, Table, median, milliseconds
 from lab.vllm import Vllm, stream
 
-BURSTS = 15
+BURSTS = 12
 BURST_REQUESTS = 3
 BURST_TOKENS = 48
 CALM_SECONDS = (1.2, 1.8)

@@ -28,7 +28,7 @@ from lab.vllm import Vllm, stream
 
 COUNTS = (1, 3, 10)
 REPEATS = 3
-SETTLE_SECONDS = 0.5
+SETTLE_SECONDS = 0.4
 WINDOW_SECONDS = 2.0
 SCRAPES = 100
 
