@@ -39,7 +39,6 @@ from adapters.base import (
     EngineOptions,
     EngineRejected,
     EngineState,
-    EngineTimeout,
     EngineUnavailable,
     EngineUnsupported,
     Kind,
@@ -53,6 +52,7 @@ from adapters.http import (
     Answer,
     EngineHttp,
     check_status,
+    cut,
     deadline_words,
     map_engine_errors,
 )
@@ -69,7 +69,7 @@ from adapters.sglang_answers import (
     parse_server_info,
     refusal_words,
 )
-from adapters.sglang_metrics import SGLANG_METRICS
+from adapters.sglang_metrics import QUEUED_NOW, SGLANG_METRICS
 
 LOAD_PATH = "/load_lora_adapter"
 UNLOAD_PATH = "/unload_lora_adapter"
@@ -117,7 +117,12 @@ class SglangAdapter:
         seconds = self._options.observe_timeout_seconds
         with map_engine_errors(ENGINE), deadline_words(ENGINE, "a look at it", seconds):
             async with asyncio.timeout(seconds):
-                await self._check_ready()
+                try:
+                    await self._check_ready()
+                except EngineUnavailable:
+                    # What answers next may be another process, with other limits.
+                    self._info = ServerInfo()
+                    raise
                 answer = await self._models()
                 self._info = await self._server_info(answer.connection)
         return self._state(parse_cards(ENGINE, answer))
@@ -153,7 +158,7 @@ class SglangAdapter:
         if answer.status == 404:
             raise EngineUnsupported("SGLang answers 404 for /generate: it generates no text")
         if words := refusal_words(answer):
-            raise EngineRejected(f"SGLang refused a tiny request for {target.name!r}: {words}")
+            raise EngineRejected(f"SGLang refused a tiny request for {target.name!r}: {cut(words)}")
         check_status(ENGINE, "POST /generate", answer)
 
     async def scrape(self) -> tuple[bytes, ...]:
@@ -165,14 +170,15 @@ class SglangAdapter:
         """Return the same; beside the loads, metrics that may be some seconds old."""
         loads = await self._page(LOADS_PATH)
         now = asyncio.get_running_loop().time()
-        if loads is None or now >= self._metrics_until:
+        # Without a replica's figures among them, the figures are those of the metrics.
+        if loads is None or QUEUED_NOW not in loads or now >= self._metrics_until:
             metrics = await self._page(self._metrics_url)
             if loads is None and metrics is None:
                 raise EngineUnsupported(
                     "SGLang answers 404 for /v1/loads and /metrics: start it with --enable-metrics"
                 )
             self._metrics, self._metrics_until = metrics or b"", now + METRICS_SECONDS
-        return ((loads or b"") + self._metrics,)
+        return (b"\n".join(page for page in (loads, self._metrics) if page),)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -215,12 +221,14 @@ class SglangAdapter:
         for path in INFO_PATHS:
             try:
                 answer = await self._http.get(path, timeout=INFO_SECONDS)
-            except EngineTimeout:
-                return ServerInfo()
-            if answer.status == 404:
-                continue
-            check_status(ENGINE, f"GET {path}", answer)
-            self._known[connection] = info = parse_server_info(answer.json())
+                if answer.status == 404:
+                    continue
+                check_status(ENGINE, f"GET {path}", answer)
+                info = parse_server_info(answer.json())
+            except EngineError:
+                # Limits are not worth a look that fails: what was known holds until it answers.
+                return self._info
+            self._known[connection] = info
             return info
         self._known[connection] = ServerInfo()
         return ServerInfo()
@@ -230,7 +238,7 @@ class SglangAdapter:
         cards = parse_cards(ENGINE, await self._models())
         if any(card["id"] == name for card in base_cards(cards)):
             raise EngineRejected(f"SGLang serves a base model named {name!r}")
-        roots = [str(card.get("root")) for card in lora_cards(cards) if card["id"] == name]
+        roots = [str(card.get("root") or "") for card in lora_cards(cards) if card["id"] == name]
         return roots[0] if roots else None
 
     async def _load(self, name: str, request: dict[str, object]) -> None:
@@ -255,9 +263,9 @@ class SglangAdapter:
             if held == request["lora_path"]:
                 return
         if in_the_way:
-            raise EngineBusy(f"SGLang goes on holding a former revision of {name!r}: {words}")
+            raise EngineBusy(f"SGLang goes on holding a former revision of {name!r}: {cut(words)}")
         error = lora_error(LOAD_PATH, answer, self._info)
-        if before is not None:
+        if before:
             await self._restore(name, before, error)
         raise error
 

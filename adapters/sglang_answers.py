@@ -61,7 +61,7 @@ def lora_parameters(target: Target) -> dict[str, object]:
 
 
 def refusal_words(answer: Answer) -> str:
-    """Return the sentence of a refusal; empty when the answer is none."""
+    """Return the whole sentence of a refusal; empty when the answer is none."""
     if answer.status != 400:
         return ""
     try:
@@ -74,7 +74,7 @@ def refusal_words(answer: Answer) -> str:
     nested = error.get("message") if isinstance(error, dict) else None
     for words in (body.get("error_message"), nested, body.get("message")):
         if isinstance(words, str) and words:
-            return cut(words)
+            return words
     return ""
 
 
@@ -82,9 +82,9 @@ def lora_error(path: str, answer: Answer, info: ServerInfo) -> EngineError:
     """Return what it means that loading or unloading at ``path`` was not answered with 200."""
     words = refusal_words(answer)
     if NOT_ENABLED in words:
-        return EngineUnsupported(f"SGLang refused: {words} {HOW_TO_START}")
+        return EngineUnsupported(f"SGLang refused: {cut(words)} {HOW_TO_START}")
     if words:
-        return EngineRejected(f"SGLang refused: {words}")
+        return EngineRejected(f"SGLang refused: {cut(words)}")
     if answer.status == 404:
         return EngineUnsupported(f"SGLang answers 404 for {path}: is this an SGLang server?")
     # An assertion in SGLang, and so an answer without words.

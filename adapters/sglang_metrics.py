@@ -19,6 +19,9 @@ from __future__ import annotations
 
 from adapters.base import CacheInfo, MetricMap, Series
 
+QUEUED_NOW = b"sglang_num_waiting_reqs"
+"""On a page of loads that has a replica's figures."""
+
 _SAME_REQUESTS = ("tp_rank", "pp_rank", "moe_ep_rank")
 _TOTAL = {"priority": ""}
 

@@ -174,8 +174,10 @@ class VllmAdapter:
         """Return the figures alone where this server leaves out the rest, else its page."""
         figures = self._figures
         if not figures.is_offered:
-            return await self.scrape()
-        answer = await self._page(figures.url)
+            pages = await self.scrape()
+            figures.rest()
+            return pages
+        answer = await self._page(figures.ask())
         narrow = answer.body if answer.status == 200 else b""
         if figures.accept(narrow):
             return (narrow,)

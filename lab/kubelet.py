@@ -24,6 +24,7 @@ from typing import Any, Self
 
 from lab import LabError
 from lab.kube import Kube
+from lab.process import POLL_SECONDS
 from lab.web import get
 
 Json = dict[str, Any]
@@ -62,13 +63,15 @@ class Probe:
             failure_threshold=probe["failureThreshold"],
         )
 
-    def succeeds(self, address: str) -> bool:
-        """Probe once."""
+    def trouble(self, address: str) -> str | None:
+        """Probe once: why it failed, or None."""
         try:
             answer = get(f"http://{address}:{self.port}{self.path}", timeout=self.timeout_seconds)
-        except (OSError, http.client.HTTPException):
-            return False
-        return 200 <= answer.status < 400
+        except (OSError, http.client.HTTPException) as exc:
+            return repr(exc)
+        if 200 <= answer.status < 400:
+            return None
+        return f"{answer.status}: {answer.text.strip()}"
 
 
 class Container:
@@ -78,6 +81,8 @@ class Container:
         self.name = name
         self.probe = probe
         self.restarts = 0
+        self.trouble: str | None = None
+        """Why the last probe failed, where it did."""
         self._last: bool | None = None
         self._run = 0
         self.start()
@@ -92,10 +97,12 @@ class Container:
         """It runs no more."""
         self.running = self.ready = False
 
-    def take(self, success: bool) -> None:
+    def take(self, trouble: str | None) -> None:
         """Count one result of the probe."""
         if self.probe is None or not self.running:
             return
+        self.trouble = trouble
+        success = trouble is None
         self._run = self._run + 1 if success is self._last else 1
         self._last = success
         enough = self.probe.success_threshold if success else self.probe.failure_threshold
@@ -163,6 +170,14 @@ class Kubelet:
         """What was last written of a Pod."""
         return self._pods[name].ready is True
 
+    def wait_ready(self, name: str, deadline: float) -> None:
+        """Wait until a Pod's readiness is written; a LabError says what is missing."""
+        end = time.monotonic() + deadline
+        while not self.is_ready(name):
+            if time.monotonic() > end:
+                raise LabError(f"{name} was not Ready in {deadline:g} s: {self._pods[name]}")
+            time.sleep(POLL_SECONDS)
+
     def stop(self) -> None:
         """Probe no more; the Pods keep the status they have. Raises what went wrong meanwhile."""
         pods = list(self._pods.values())
@@ -212,6 +227,10 @@ class _Pod:
     def _containers(self) -> list[Container]:
         return [*self._sidecars, *self._mains]
 
+    def __str__(self) -> str:
+        said = [f"{one.name} is ready={one.ready}, {one.trouble}" for one in self._containers]
+        return "; ".join([*said, f"not written: {self._trouble}" if self._trouble else "written"])
+
     def start(self) -> None:
         """Write the first status, and begin to probe."""
         self._publish()
@@ -253,11 +272,11 @@ class _Pod:
             due = time.monotonic() + probe.period_seconds
             life = container.restarts
             if container.running:
-                success = probe.succeeds(self._address)
+                trouble = probe.trouble(self._address)
                 with self._lock:
                     # An answer of the life before says nothing of this one.
                     if container.restarts == life:
-                        container.take(success)
+                        container.take(trouble)
                 self._publish()
             if not self._ending:
                 wake.wait(max(due - time.monotonic(), 0.0))

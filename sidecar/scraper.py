@@ -36,9 +36,11 @@ _IDLE_BEAT_SECONDS = 5.0
 _LONGEST_SCRAPE_SECONDS = 10.0
 _TIMER_SECONDS = 0.001
 _ANSWER_SECONDS = 0.01
-"""So long before figures turn stale, waiting for newer ones ends,"""
-_LEAST_WAIT_SECONDS = 0.1
-"""but not before this: an engine that is well answers within it."""
+"""So long before the figures at hand turn stale, waiting for newer ones ends,"""
+_LEAST_WAIT_SECONDS = 0.05
+"""unless it would be shorter than this: then newer ones are waited for as if there were none."""
+_LONGEST_WHOLE_WAIT_SECONDS = 8.0
+"""Prometheus waits 10 s for a page, unless it is told otherwise."""
 
 
 class Scraper:
@@ -109,8 +111,8 @@ class Scraper:
         loop = asyncio.get_running_loop()
         seconds = FIRST_SAMPLE_WAIT_SECONDS
         left = self._cadence.taken_at + self._stale_after - loop.time()
-        if left >= 0:
-            seconds = min(seconds, max(left - _ANSWER_SECONDS, _LEAST_WAIT_SECONDS))
+        if left >= _LEAST_WAIT_SECONDS:
+            seconds = min(seconds, left - _ANSWER_SECONDS)
         await self._wait_ended(self._ended + 1, seconds)
         return self._answer(loop.time())
 
@@ -122,7 +124,9 @@ class Scraper:
         if self._figures is not None:
             self._whole_wanted = True
             self._hasten()
-            await self._wait_ended(self._begun + 1, FIRST_SAMPLE_WAIT_SECONDS)
+            # Prometheus has time: it may have to wait for its turn, and for a slow engine.
+            longest = self._cadence.interval_seconds + self._scrape_seconds
+            await self._wait_ended(self._begun + 1, min(longest, _LONGEST_WHOLE_WAIT_SECONDS))
         elif late:
             await self.wait_page()
         page = self._answer(now := loop.time())
@@ -152,6 +156,19 @@ class Scraper:
         self._begun += 1
         whole, self._whole_wanted, self._hurried = self._whole_wanted, False, False
         try:
+            await self._scrape(began, whole=whole)
+        finally:
+            # Whatever became of it: nobody is to wait for this one any more.
+            if self._hurried:
+                self._cadence = self._cadence.hastened()
+            self._asked, self._late = self._whole_wanted, False
+            self._ended = self._begun
+            end, self._end = self._end, asyncio.Event()
+            end.set()
+
+    async def _scrape(self, began: float, *, whole: bool) -> None:
+        loop = asyncio.get_running_loop()
+        try:
             async with asyncio.timeout(self._scrape_seconds):
                 if whole or self._figures is None:
                     pages, whole = await self._adapter.scrape(), True
@@ -164,12 +181,6 @@ class Scraper:
             if whole:
                 self._pages, self._pages_at = pages, sample.taken_at
             self._publish(sample, began)
-        if self._hurried:
-            self._cadence = self._cadence.hastened()
-        self._asked, self._late = self._whole_wanted, False
-        self._ended += 1
-        end, self._end = self._end, asyncio.Event()
-        end.set()
 
     def _publish(self, sample: Sample, began: float) -> None:
         before, self._sample = self._sample, sample

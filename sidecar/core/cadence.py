@@ -64,6 +64,9 @@ class Cadence:
     def is_late(self, now: float) -> bool:
         """Tell whether who asks first now should wait for the sample: it is overdue, as nobody
         asked, and what there is has grown old."""
+        # Nothing fails, and what there is may not be served: then only waiting helps.
+        if self.ended_at == self.taken_at and now > self.taken_at + self.stale_after_seconds:
+            return True
         overdue_at = max(self.due_at, self.ended_at) + self.interval_seconds
         return now > max(overdue_at, self.taken_at + RESERVE * self.stale_after_seconds)
 

@@ -13,7 +13,7 @@ from itertools import count
 
 import pytest
 
-from lab.picker import Entry, Picker, PickerLab, wait_until
+from lab.picker import WAIT_SECONDS, Entry, Picker, PickerLab, wait_until
 from lab.web import stream_events
 from tests.support.picker_claims import (
     AVERAGE_KV,
@@ -36,6 +36,7 @@ from tests.support.pool_claims import (
     claim_no_endpoint_before_ready,
     claim_split,
     claim_stays_ready,
+    clear,
     edit,
     figures,
     lora,
@@ -118,9 +119,8 @@ def report(capsys):
 def pods(lab, place):
     """Both pods, Ready, their engines holding no LoRA."""
     for pod in lab.pods:
-        if pod.status()["targets"]:
-            pod.apply([])
-    wait_until("readiness", lambda: all(place.kubelet.is_ready(pod.name) for pod in lab.pods))
+        clear(pod)
+        place.kubelet.wait_ready(pod.name, WAIT_SECONDS)
     return lab.pods
 
 
@@ -288,7 +288,7 @@ def test_an_agent_restart_is_seen_by_no_probe_and_loses_no_endpoint(
             claim_stays_ready(pod, watch)
 
 
-def test_a_crashed_agent_costs_no_request_and_is_back_with_its_first_probes(
+def test_a_crashed_agent_costs_no_request_and_its_pod_is_back_by_itself(
     place, pods, picker, report
 ):
     pod, other = pods
@@ -304,7 +304,7 @@ def test_a_crashed_agent_costs_no_request_and_is_back_with_its_first_probes(
             # Without a rest these requests would take the core that the agent starts on.
             time.sleep(LOOK_SECONDS)
         restart.result()
-    wait_until("Ready", lambda: place.kubelet.is_ready(pod.name), PROBE_SECONDS)
+    place.kubelet.wait_ready(pod.name, WAIT_SECONDS)
     await_endpoints(picker, *pods)
     away, back = place.kubelet.changes[changes:]
     report("seconds without the pod", back.at - away.at)

@@ -25,6 +25,15 @@ LOOK_SECONDS = 0.1
 """Between two looks or requests of a loop."""
 
 
+def clear(pod: Pod) -> None:
+    """Make a pod hold no LoRA, and wait until it is ready."""
+    # An agent that has just started has not read its document yet.
+    wait_until("document", lambda: pod.status()["document"]["generation"])
+    if pod.status()["targets"]:
+        pod.apply([])
+    wait_until("readiness", pod.is_ready)
+
+
 def await_endpoints(picker: Picker, *pods: Pod, deadline: float = SEEN_SECONDS) -> float:
     """Wait until these pods are the endpoints of a picker, read at least once."""
     names = {pod.name for pod in pods}

@@ -457,6 +457,57 @@ async def test_limits_that_come_late_do_not_hide_the_engine(
     assert (await adapter.observe()).limits == Limits(max_residents=2)
 
 
+@pytest.mark.parametrize("answer", [None, reply_json({}, 500), reply_text("no JSON")])
+async def test_limits_once_told_hold_while_it_is_too_busy_to_tell_them_again(
+    adapter: SglangAdapter, script: Script, monkeypatch: pytest.MonkeyPatch, answer: Reply | None
+):
+    monkeypatch.setattr("adapters.sglang.INFO_SECONDS", 0.05)
+    script.on("/server_info", reply_json({"max_loaded_loras": 2}))
+    assert (await adapter.observe()).limits == Limits(max_residents=2)
+    await adapter.aclose()
+    if answer is None:
+        script.silent.add("/server_info")
+    else:
+        script.on("/server_info", answer)
+    assert (await adapter.observe()).limits == Limits(max_residents=2)
+    script.on("/ready", reply_json({}, 503))
+    with pytest.raises(EngineUnavailable):
+        await adapter.observe()
+    script.on("/ready", reply_json({}))
+    assert (await adapter.observe()).limits == Limits()
+
+
+async def test_loads_without_a_figure_leave_no_old_figures_of_the_metrics(
+    adapter: SglangAdapter, script: Script
+):
+    script.on("/v1/loads", reply_text("\n"))
+    pages = [reply_text(f"sglang:num_queue_reqs {queued}\n") for queued in (1.0, 2.0, 3.0)]
+    script.on("/metrics", *pages)
+    queued = [
+        translate(await adapter.scrape_figures(), adapter.metric_map, None, now=0.0).queued
+        for _ in range(3)
+    ]
+    assert queued == [1.0, 2.0, 3.0]
+
+
+async def test_pages_that_end_in_the_middle_of_a_line_stay_apart(
+    adapter: SglangAdapter, script: Script
+):
+    script.on("/v1/loads", reply_text(LOADS.rstrip()))
+    script.on("/metrics", reply_text(METRICS))
+    sample = translate(await adapter.scrape(), adapter.metric_map, None, now=0.0)
+    assert (sample.running, sample.block_size) == (2.0, 16)
+
+
+async def test_a_refusal_is_understood_however_long_the_name(
+    adapter: SglangAdapter, script: Script
+):
+    name = "n" * 253
+    refused = said(f"Failed to unload LoRA adapter {name}: LoRA {name} does not exist")
+    script.on("/unload_lora_adapter", refused)
+    await adapter.unload(Target(name=name, kind=Kind.LORA))
+
+
 async def test_fresh_loads_win_over_the_page_of_metrics(adapter: SglangAdapter, script: Script):
     script.on("/v1/loads", reply_text(LOADS))
     script.on("/metrics", reply_text(METRICS))
@@ -472,11 +523,11 @@ async def test_the_page_of_metrics_is_not_asked_for_at_each_look_at_the_figures(
     pages = {(await adapter.scrape_figures())[0] for _ in range(5)}
     asked = [path for path, _ in script.asked]
     assert (asked.count("/v1/loads"), asked.count("/metrics")) == (5, 1)
-    assert pages == {(LOADS + METRICS).encode()}
+    assert pages == {f"{LOADS}\n{METRICS}".encode()}
     script.on("/metrics", reply_text("sglang:page_size 64.0\n"))
     await adapter.scrape()
     (page,) = await adapter.scrape_figures()
-    assert page == f"{LOADS}sglang:page_size 64.0\n".encode()
+    assert page == f"{LOADS}\nsglang:page_size 64.0\n".encode()
 
 
 async def test_the_page_of_metrics_is_asked_for_again_when_it_is_old(

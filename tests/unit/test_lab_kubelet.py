@@ -28,7 +28,7 @@ def container(results: str, probe: Probe) -> Container:
     """Return a container after these results, ``+`` or ``-``, oldest first."""
     made = Container("one", probe)
     for result in results:
-        made.take(result == "+")
+        made.take(None if result == "+" else "503")
     return made
 
 
@@ -57,11 +57,11 @@ def test_a_container_that_ends_is_not_ready_and_begins_anew_when_it_is_restarted
     made = container("+", probe())
     made.end()
     assert made.ready is False
-    made.take(True)
+    made.take(None)
     assert made.ready is False
     made.start()
     assert made.ready is False
-    made.take(True)
+    made.take(None)
     assert made.ready is True
 
 
@@ -75,15 +75,15 @@ def test_a_container_without_a_probe_is_ready_while_it_runs():
 @pytest.mark.parametrize(("status", "success"), [(200, True), (204, True), (404, False)])
 def test_a_probe_goes_by_the_status(status, success):
     with StubHttp(lambda _: Told(status=status)) as server:
-        assert probe(port=port_of(server)).succeeds("127.0.0.1") is success
+        assert (probe(port=port_of(server)).trouble("127.0.0.1") is None) is success
         assert server.asked[0].path == "/ready"
-    assert probe(port=port_of(server)).succeeds("127.0.0.1") is False
+    assert "refused" in str(probe(port=port_of(server)).trouble("127.0.0.1"))
 
 
 def test_a_probe_that_is_not_answered_in_time_fails():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         mute = replace(probe(port=silent.getsockname()[1]), timeout_seconds=0.1)
-        assert mute.succeeds("127.0.0.1") is False
+        assert "timed out" in str(mute.trouble("127.0.0.1"))
 
 
 def port_of(server: StubHttp) -> int:

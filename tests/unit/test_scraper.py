@@ -369,6 +369,29 @@ async def test_sampling_ends_soon_after_the_last_request():
         assert bench.engine.scrapes == before + 1
 
 
+@pytest.mark.parametrize("delay", [0.01, 0.15, 0.2, 0.28])
+@pytest.mark.parametrize("period", [0.9, 0.95, 1.0, 1.1, 1.15, 1.3, 2.0])
+async def test_a_slow_picker_is_never_refused_while_the_engine_answers(delay, period):
+    async with running() as bench:
+        bench.engine.delay = delay
+        for _ in range(8):
+            assert (await bench.get()).fresh
+            await wait(period)
+
+
+async def test_what_nobody_foresaw_leaves_no_waiter_behind():
+    async with running(engine=NarrowEngine()) as bench:
+        await bench.scraper.render_all()
+        bench.engine.failure = RuntimeError("a bug")
+        with pytest.raises(RuntimeError):
+            await bench.scraper.sample_once()
+        bench.engine.failure = None
+        await bench.scraper.render_all()
+        started = now()
+        assert "rest" in oracle.parse(await bench.scraper.render_all())
+        assert now() - started < 0.25
+
+
 async def test_a_picker_that_asks_once_a_second_is_never_answered_from_the_past():
     async with running() as bench:
         await bench.get()
@@ -578,10 +601,18 @@ async def test_a_whole_page_that_is_old_is_left_out():
     async with running(engine=NarrowEngine()) as bench:
         await bench.scraper.render_all()
         await bench.keep_asking(2.0)
-        bench.engine.delay = 0.5
+        bench.engine.failure = EngineUnavailable("gone")
         families = oracle.parse(await bench.scraper.render_all())
         assert "rest" not in families
         assert oracle.scalar(families, "vllm:num_requests_waiting") == 1
+
+
+async def test_prometheus_waits_for_the_whole_page_of_a_slow_engine():
+    async with running(engine=NarrowEngine()) as bench:
+        bench.engine.delay = 0.6
+        for _ in range(4):
+            assert "rest" in oracle.parse(await bench.scraper.render_all())
+            await wait(15.0)
 
 
 async def test_the_present_interval_is_told():

@@ -1,6 +1,7 @@
 """vLLM's figures without the rest of its page, and what is done where it cannot leave that out."""
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,38 @@ async def test_a_server_that_cannot_is_soon_asked_for_its_page_alone(
     for _ in range(ATTEMPTS + 3):
         assert await adapter.scrape_figures() == (PAGE,)
     assert paths(server).count("/metrics/") == ATTEMPTS
+
+
+@pytest.fixture
+def silence(engine):
+    """The narrow page hangs until this is set."""
+    over, told = threading.Event(), engine.below
+    engine.below = lambda names: told(names) if over.wait(10) else Told(status=503)
+    yield over
+    over.set()
+
+
+async def give_up(adapter):
+    for _ in range(ATTEMPTS):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await adapter.scrape_figures()
+
+
+async def test_figures_that_hang_do_not_keep_the_page_away(adapter, silence):
+    await give_up(adapter)
+    assert await adapter.scrape_figures() == (PAGE,)
+
+
+async def test_figures_are_tried_again_when_what_was_in_their_way_may_be_gone(
+    adapter, silence, monkeypatch
+):
+    monkeypatch.setattr("adapters.vllm_figures.REST_PAGES", 5)
+    await give_up(adapter)
+    silence.set()
+    for _ in range(6):
+        assert await adapter.scrape_figures() == (PAGE,)
+    assert len((await adapter.scrape_figures())[0]) < len(PAGE) / 10
 
 
 async def test_a_server_that_ignores_the_names_costs_one_page_a_scrape(adapter, engine, server):
