@@ -241,12 +241,16 @@ def hung_engine_is_left_out(scene: Scene, slack: float = 2.0) -> Hang:
             wait_until("end of its time", lambda: time.monotonic() > stopped + limit)
             before, others = _picks(scene, hung), _picks(scene)
             wait_until("picks after it", lambda: _picks(scene) >= others + 15)
-            after, ready = _picks(scene, hung), scene.picker.epp.total(READY)
+            after = _picks(scene, hung)
+            assert after == before, f"{after - before:g} of 15 requests sent to the hung pod"
+            # The picker counts fresh endpoints anew every five seconds only.
+            wait_until("one endpoint alone", lambda: scene.picker.epp.total(READY) == 1)
         finally:
             hung.resume()
-        assert after == before, f"{after - before:g} of 15 requests sent to the hung pod"
-        assert ready == 1, f"{ready:g} endpoints are ready"
-        back = wait_until("picks of the pod that hung", lambda: _picks(scene, hung) > after, 60)
+        # The other pod took de into its slots meanwhile, and nothing need go away from it: what
+        # is asked for now as well has its place here.
+        with Arrivals(scene.url, ["it"], 5):
+            back = wait_until("picks of the pod that hung", lambda: _picks(scene, hung) > after, 60)
         wait_until("every endpoint", lambda: scene.picker.epp.total(READY) == 2)
     end = stopped + limit
     caught = [reply for at, reply in clients.asked if at < end < at + reply.seconds]
