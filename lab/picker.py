@@ -280,7 +280,7 @@ class PickerLab:
         # A file that is being written could be read half done.
         fresh.rename(self.endpoints)
 
-    def picker(self, name: str, config: str | Path, **more: Any) -> Picker:  # noqa: ANN401
+    def picker(self, name: str, config: str | Path, **more: Any) -> Picker:  # noqa: ANN401 - passed on
         """Start a picker that sees these pods; it ends with the lab, unless it is stopped before.
 
         `more` is what `Picker` takes.

@@ -164,8 +164,8 @@ class Scene:
         found = self.prometheus.query("min(count_over_time(up[10m]))")
         return found[0].value if found else 0.0
 
-    def _lora(self, place: str, **more: object) -> str:
-        return str(write_tiny_lora(self.work / "sources" / place, **more))  # type: ignore[arg-type]
+    def _lora(self, place: str, **more: Any) -> str:
+        return str(write_tiny_lora(self.work / "sources" / place, **more))
 
     def _begin(self) -> None:
         self.busy.running, self.busy.waiting, self.busy.kv_usage = 3, 2, 0.4

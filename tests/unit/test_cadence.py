@@ -201,6 +201,9 @@ def test_a_load_that_ends_is_forgotten_at_one_pace_whatever_the_sampling(pauses)
     moments = [0.0]
     for pause in [*[0.1] * 300, *pauses]:
         moments.append(moments[-1] + pause)
-    busy = lambda at: 8.0 * min(at, moments[300])  # noqa: E731
+
+    def busy(at):
+        return 8.0 * min(at, moments[300])
+
     even = [*moments[:301], moments[-1]]
     assert mean_running(moments, busy) == pytest.approx(mean_running(even, busy), abs=0.001)
