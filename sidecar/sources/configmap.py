@@ -9,14 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sidecar.core.snapshot import Presence, Snapshot
+from sidecar.kube.answers import MAX_BODY_BYTES, error_for, parse_object
+from sidecar.kube.errors import KubeProtocolError, KubeUnavailable
 from sidecar.sources.base import absent
-from sidecar.sources.kube_client import (
-    MAX_BODY_BYTES,
-    KubeProtocolError,
-    KubeUnavailable,
-    error_for,
-    parse_object,
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

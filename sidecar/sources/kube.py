@@ -18,9 +18,10 @@ from pathlib import Path
 from random import Random
 
 from sidecar.core.snapshot import Snapshot
+from sidecar.kube.client import KubeClient, open_client
+from sidecar.kube.errors import KubeDenied, KubeError
 from sidecar.sources.base import ChangesOnly, Publish, backoff_seconds, unreadable
 from sidecar.sources.configmap import Seen, parse_event, parse_list, snapshot_of, split_lines
-from sidecar.sources.kube_client import KubeClient, KubeDenied, KubeError, open_client
 
 LIST_TIMEOUT_SECONDS = 15.0
 WATCH_SECONDS = 300.0

@@ -11,10 +11,11 @@ import pytest
 from kubernetes.aio.config import incluster_config
 
 from sidecar.core.snapshot import Presence
+from sidecar.kube.client import open_client
+from sidecar.kube.errors import KubeDenied, KubeGone
 from sidecar.sources import kube as kube_module
 from sidecar.sources.configmap import parse_event, split_lines
 from sidecar.sources.kube import KubeSource
-from sidecar.sources.kube_client import KubeDenied, KubeGone, open_client
 from tests.support.kube_api import write_kubeconfig
 from tests.support.kube_place import AGENT, NAME, Place
 from tests.support.snapshots import running

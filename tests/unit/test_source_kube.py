@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from kubernetes.aio.config import kube_config
 
 from sidecar.core.snapshot import Presence
-from sidecar.sources import base, kube, kube_client
+from sidecar.kube import errors
+from sidecar.kube.errors import KubeError, KubeProtocolError, KubeUnavailable
+from sidecar.sources import base, kube
 from sidecar.sources.base import BACKOFF_MAX_SECONDS, backoff_seconds
 from sidecar.sources.configmap import split_lines
 from sidecar.sources.kube import KubeSource
-from sidecar.sources.kube_client import KubeError, KubeProtocolError, KubeUnavailable
 from tests.support.kube_api import (
     CUT,
     Answer,
@@ -472,5 +473,6 @@ async def test_a_stream_that_ends_within_a_line_is_an_error():
 
 
 def test_every_error_of_the_api_is_a_kube_error():
-    leaves = {KubeUnavailable, KubeProtocolError, kube_client.KubeDenied, kube_client.KubeGone}
-    assert set(KubeError.__subclasses__()) == leaves | {kube_client.KubeConfigUnusable}
+    leaves = {KubeUnavailable, KubeProtocolError, errors.KubeDenied, errors.KubeGone}
+    of_writes = {errors.KubeNotFound, errors.KubeConflict, errors.KubeInvalid}
+    assert set(KubeError.__subclasses__()) == leaves | of_writes | {errors.KubeConfigUnusable}

@@ -1,14 +1,5 @@
 """The way to the API server: the official client's configuration, credentials and transport.
 
-::
-
-    KubeError
-    |-- KubeConfigUnusable  no usable kubeconfig or ServiceAccount  -> retry, it may be mended
-    |-- KubeUnavailable     no connection, no answer, 429, 5xx      -> retry with backoff
-    |-- KubeDenied          401, 403                                -> retry, say what is needed
-    |-- KubeGone            410: the resource_version is too old    -> list again
-    `-- KubeProtocolError   an answer that is not the API's         -> list again with backoff
-
 Requests are made and answers read as plain JSON: the generated API classes and models cost 25 MB
 and 0.8 s to import, and time at every event. Importing this module costs 0.5 s and 30 MB.
 """
@@ -16,7 +7,6 @@ and 0.8 s to import, and time at every event. Importing this module costs 0.5 s 
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
@@ -31,47 +21,22 @@ from kubernetes.aio.client.rest import RESTResponse
 from kubernetes.aio.config import ConfigException, incluster_config, kube_config
 
 from sidecar import __version__
-from sidecar.errors import SidecarError
+from sidecar.kube.answers import MAX_BODY_BYTES, error_for, parse_object
+from sidecar.kube.errors import (
+    KubeConfigUnusable,
+    KubeError,
+    KubeProtocolError,
+    KubeUnavailable,
+)
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 CONFIG_TIMEOUT_SECONDS = 15.0
 """A kubeconfig may run a program to obtain credentials."""
-MAX_BODY_BYTES = 16 * 1024 * 1024
-"""A ConfigMap holds 1 MiB; JSON escapes can make six of each byte, annotations add to it."""
-MAX_MESSAGE_CHARS = 256
 KEEPALIVE_IDLE_SECONDS = 15
 KEEPALIVE_INTERVAL_SECONDS = 5
 KEEPALIVE_PROBES = 3
 
 Query = Mapping[str, str]
-
-
-class KubeError(SidecarError):
-    """Base of what can go wrong between us and the API server."""
-
-
-class KubeConfigUnusable(KubeError):
-    """There is no configuration that leads to an API server."""
-
-
-class KubeUnavailable(KubeError):
-    """The API server did not answer, or not now."""
-
-
-class KubeDenied(KubeError):
-    """The API server does not accept the credentials (401) or does not allow the request (403)."""
-
-    def __init__(self, message: str, *, forbidden: bool) -> None:
-        super().__init__(message)
-        self.forbidden = forbidden
-
-
-class KubeGone(KubeError):
-    """What happened since that resource_version is no longer known."""
-
-
-class KubeProtocolError(KubeError):
-    """The answer is not what the Kubernetes API sends."""
 
 
 class KubeClient:
@@ -85,12 +50,30 @@ class KubeClient:
     async def get_json(self, path: str, query: Query, *, timeout: float) -> dict[str, Any]:
         """Answer one GET within ``timeout`` seconds. Raises ``KubeError``."""
         async with self.open_stream(path, query, timeout=timeout) as chunks:
-            body = bytearray()
-            async for chunk in chunks:
-                body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    raise KubeProtocolError(f"the answer is larger than {MAX_BODY_BYTES} bytes")
-        return parse_object(bytes(body))
+            return parse_object(await _read_all(chunks))
+
+    async def send_json(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any],
+        *,
+        query: Query | None = None,
+        content_type: str = "application/json",
+        timeout: float,
+    ) -> dict[str, Any]:
+        """Send one object (POST, PUT, PATCH, DELETE) and return the answer, ``timeout`` seconds at
+        most from now. Raises ``KubeError``."""
+        with _translated_errors(timeout):
+            answer = await self._send(path, query or {}, timeout, method, dict(body), content_type)
+        try:
+            if answer.status not in (200, 201, 202):
+                with _translated_errors(timeout):
+                    raise await _refusal(answer)
+            async with aclosing(_read_chunks(answer, timeout)) as chunks:
+                return parse_object(await _read_all(chunks))
+        finally:
+            _abandon(answer)
 
     @asynccontextmanager
     async def open_stream(
@@ -111,16 +94,28 @@ class KubeClient:
         finally:
             _abandon(answer)
 
-    async def _send(self, path: str, query: Query, timeout: float) -> RESTResponse:
-        method, url, headers, *_ = await self._api.param_serialize(
-            "GET",
+    async def _send(
+        self,
+        path: str,
+        query: Query,
+        timeout: float,
+        method: str = "GET",
+        body: dict[str, Any] | None = None,
+        content_type: str | None = None,
+    ) -> RESTResponse:
+        headers = {"Accept": "application/json"}
+        if content_type is not None:
+            headers["Content-Type"] = content_type
+        method, url, headers, sent, *_ = await self._api.param_serialize(
+            method,
             path,
             query_params=list(query.items()),
-            header_params={"Accept": "application/json"},
+            header_params=headers,
+            body=body,
             auth_settings=["BearerToken"],
         )
         limits = aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_TIMEOUT_SECONDS)
-        return await self._api.call_api(method, url, headers, _request_timeout=limits)
+        return await self._api.call_api(method, url, headers, sent, _request_timeout=limits)
 
 
 @asynccontextmanager
@@ -204,6 +199,15 @@ def _open_keepalive_socket(address: aiohttp.AddrInfoType) -> socket.socket:
     return opened
 
 
+async def _read_all(chunks: AsyncIterator[bytes]) -> bytes:
+    body = bytearray()
+    async for chunk in chunks:
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise KubeProtocolError(f"the answer is larger than {MAX_BODY_BYTES} bytes")
+    return bytes(body)
+
+
 async def _read_chunks(answer: RESTResponse, timeout: float) -> AsyncGenerator[bytes, None]:
     with _translated_errors(timeout):
         async for chunk in answer.response.content.iter_any():
@@ -236,32 +240,6 @@ async def _refusal(answer: RESTResponse) -> KubeError:
     except KubeProtocolError:
         message = str(answer.reason)
     return error_for(answer.status, message)
-
-
-def error_for(code: int, message: str) -> KubeError:
-    """Translate the HTTP status, or the code of a Status object, of a refused request."""
-    said = message[:MAX_MESSAGE_CHARS]
-    match code:
-        case 401:
-            text = f"the API server does not accept the credentials: 401 {said}"
-            return KubeDenied(text, forbidden=False)
-        case 403:
-            return KubeDenied(f"the API server refuses: 403 {said}", forbidden=True)
-        case 410:
-            return KubeGone(f"the resource_version is too old: 410 {said}")
-        case _:
-            return KubeUnavailable(f"the API server answered {code} {said}")
-
-
-def parse_object(text: bytes) -> dict[str, Any]:
-    """Parse one JSON object. Raises ``KubeProtocolError``."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise KubeProtocolError("the API server sent what is not JSON") from error
-    if not isinstance(value, dict):
-        raise KubeProtocolError("the API server sent JSON that is not an object")
-    return value
 
 
 def _say(error: Exception) -> str:
