@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from adapters.base import (
     CacheInfo,
     Capabilities,
+    EngineError,
     EngineOptions,
     EngineProtocolError,
     EngineRejected,
@@ -55,6 +57,7 @@ from adapters.vllm_answers import (
     server_error,
 )
 from adapters.vllm_figures import FiguresPage
+from adapters.vllm_overlap import FAMILY, InFlight, Overlaps, outlast, read_in_flight
 
 LOAD_PATH = "/v1/load_lora_adapter"
 UNLOAD_PATH = "/v1/unload_lora_adapter"
@@ -72,7 +75,7 @@ VLLM_METRICS = MetricMap(
         Series(name="vllm:gpu_cache_usage_perc"),
     ),
     cache=(CacheInfo(info=Series(name="vllm:cache_config_info")),),
-    lora_activity=Series(name="vllm:lora_requests_info"),
+    lora_activity=Series(name=FAMILY),
     started_at=Series(name="process_start_time_seconds"),
 )
 
@@ -112,6 +115,8 @@ class VllmAdapter:
         # Its page of metrics costs vLLM 10 ms, so its start time is read once a connection.
         self._known: WeakKeyDictionary[object, _Incarnation] = WeakKeyDictionary()
         self._last: _Incarnation | None = None
+        self._held: frozenset[str] = frozenset()
+        self._overlaps = Overlaps()
 
     @classmethod
     def open(cls, options: EngineOptions) -> VllmAdapter:
@@ -128,22 +133,28 @@ class VllmAdapter:
         return self._state(parse_cards(ENGINE, answer), incarnation, asleep)
 
     async def load(self, target: Target, path: str) -> None:
-        """Load a LoRA from a path that this name was never loaded from with other bytes."""
+        """Load a LoRA from a path that this name was never loaded from with other bytes.
+
+        Waits for the requests of the revision before it where they would end the engine.
+        """
         check_kind(target)
+        # Whoever cannot be asked what runs is not waited for.
+        with suppress(EngineError):
+            await outlast(self._overlaps, target.name, self._held, self._in_flight)
         theirs = engine_path(self._options, path)
         payload = {"lora_name": target.name, "lora_path": theirs, **lora_parameters(target)}
         answer = await self._http.post(LOAD_PATH, payload, timeout=self._load_seconds)
-        if answer.status == 200:
-            return
-        _, message = parse_error(answer)
-        if answer.status == 400 and ALREADY_LOADED in message:
+        if answer.status != 200:
+            _, message = parse_error(answer)
+            if answer.status != 400 or ALREADY_LOADED not in message:
+                raise lora_error(LOAD_PATH, answer)
             await self._accept_if_same(target.name, theirs)
-            return
-        raise lora_error(LOAD_PATH, answer)
+        self._overlaps.loaded(target.name)
 
     async def unload(self, target: Target) -> None:
         """Make vLLM forget the name; running answers keep their weights to the last token."""
         check_kind(target)
+        self._overlaps.unloaded(target.name, asyncio.get_running_loop().time())
         answer = await self._http.post(
             UNLOAD_PATH, {"lora_name": target.name}, timeout=self._load_seconds
         )
@@ -188,6 +199,13 @@ class VllmAdapter:
     async def aclose(self) -> None:
         """Close the connections."""
         await self._http.aclose()
+
+    async def _in_flight(self) -> InFlight:
+        answer = await self._page(self._figures.url)
+        # Where no LoRA had a request yet, the family is on neither page.
+        if answer.status == 200 and FAMILY.encode() in answer.body:
+            return read_in_flight(answer.body)
+        return read_in_flight(await self._whole_page())
 
     @property
     def _load_seconds(self) -> float:
@@ -280,6 +298,7 @@ class VllmAdapter:
         self, cards: tuple[Card, ...], incarnation: _Incarnation, asleep: bool
     ) -> EngineState:
         base = base_cards(cards)
+        self._held = frozenset(str(card["id"]) for card in lora_cards(cards))
         first_root = base[0].get("root") if base else None
         return EngineState(
             residents=tuple(resident_lora(self._options, card) for card in lora_cards(cards)),

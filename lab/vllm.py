@@ -14,6 +14,9 @@ Seen on CPU, and worth knowing in a test:
 - The limits (`max_loras`, `max_cpu_loras`, `max_lora_rank`) are told by `dev_mode` only, in
   `/server_info?config_format=json`; the label `max_lora` of `vllm:lora_requests_info` appears with
   the first LoRA request.
+- Two revisions of one name that run side by side (unload, load again, while a request for the old
+  one runs) end the engine once other LoRAs push one of them out of its slot: KeyError in
+  `convert_mapping`. With as many slots as LoRAs and old revisions that does not happen.
 - A killed server leaves two small regions `psm_*` in /dev/shm.
 """
 
@@ -150,6 +153,9 @@ class Vllm:
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",
             "VLLM_CPU_KVCACHE_SPACE": "1",
+            # It would bind every server of a machine to the same core; the model is a tiny one.
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": "1",
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1" if allow_runtime_lora else "0",
             # Caches of compiled kernels and of the hub stay in the lab.
             "VLLM_CACHE_ROOT": str(directory() / "vllm-cache"),

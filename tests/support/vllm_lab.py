@@ -32,7 +32,13 @@ class VllmLab:
     """One vLLM server, and questions to it."""
 
     def __init__(
-        self, work: Path, *, house: bool = True, dev_mode: bool = True, loras: bool = True
+        self,
+        work: Path,
+        *,
+        house: bool = True,
+        dev_mode: bool = True,
+        loras: bool = True,
+        max_loras: int = MAX_LORAS,
     ) -> None:
         """``dev_mode``: with sleep and ``/server_info``; ``loras``: started to take LoRAs."""
         self.work = work
@@ -42,7 +48,7 @@ class VllmLab:
         self.server = Vllm(
             work / "server",
             self.base,
-            max_loras=MAX_LORAS,
+            max_loras=max_loras,
             max_cpu_loras=MAX_CPU_LORAS,
             max_lora_rank=MAX_LORA_RANK,
             lora_modules={HOUSE: self.house} if house else None,
@@ -51,6 +57,7 @@ class VllmLab:
             dev_mode=dev_mode,
         )
         self.url = self.server.url
+        self._has_house = house
         self._references: dict[int, tuple[str, ...]] = {}
 
     def is_up(self) -> bool:
@@ -132,7 +139,7 @@ class VllmLab:
         for name in held:
             if name != HOUSE:
                 self.server.unload_lora(name)
-        if HOUSE not in held:
+        if self._has_house and HOUSE not in held:
             self.server.load_lora(HOUSE, self.house)
 
 

@@ -145,6 +145,48 @@ async def test_a_load_never_asks_for_a_change_in_place(adapter: VllmAdapter, scr
     assert body == {"lora_name": "sql", "lora_path": "/store/sql/1", "is_3d_lora_weight": True}
 
 
+def flights(script: Script, *running: str) -> None:
+    """Let the page of metrics name these LoRAs as running, one request after another."""
+    told = iter(running)
+
+    def reply() -> Reply:
+        labels = f'max_lora="2",running_lora_adapters="{next(told, "")}",waiting_lora_adapters=""'
+        return reply_text(f"vllm:lora_requests_info{{{labels}}} 1.5\n")
+
+    script.replies["/metrics/"] = reply
+
+
+@pytest.fixture
+async def holding(adapter: VllmAdapter, script: Script):
+    """The adapter, when vLLM lists more LoRAs than it has slots."""
+    cards = [{"id": name, "root": f"/store/{name}", "parent": "base"} for name in ("sql", "b", "c")]
+    script.on("/v1/models", reply_json({"data": [BASE_CARD, *cards]}))
+    for path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter"):
+        script.on(path, reply_text("Success"))
+    await adapter.observe()
+    script.asked.clear()
+    return adapter
+
+
+async def test_a_name_is_loaded_again_when_its_old_requests_have_ended(
+    holding: VllmAdapter, script: Script
+):
+    flights(script, "sql", "b,sql")
+    await holding.load(LORA, "/store/sql/1")
+    assert script.count("/metrics/") == 0
+    await holding.unload(LORA)
+    await holding.load(LORA, "/store/sql/2")
+    looks = ["/metrics/"] * 4
+    assert [path for path, _ in script.asked[2:]] == [*looks, "/v1/load_lora_adapter"]
+
+
+async def test_a_page_that_cannot_be_read_keeps_no_name_away(holding: VllmAdapter, script: Script):
+    script.on("/metrics", reply_text("broken", 500))
+    await holding.unload(LORA)
+    await holding.load(LORA, "/store/sql/2")
+    assert script.asked[-1][0] == "/v1/load_lora_adapter"
+
+
 @pytest.mark.parametrize(
     "parameters", [{"load_inplace": True}, {"is_3d_lora_weight": "yes"}, {"is_3d_lora_weight": 1}]
 )
