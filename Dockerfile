@@ -42,9 +42,11 @@ LABEL org.opencontainers.image.title="model-sidecar" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}"
 # The base's own pip would only be something to attack, and to scan. The directory is the default store:
-# a new volume mounted there takes its owner.
+# a new volume mounted there takes its owner. The base's openssl makes the certificate of a self-signed
+# webhook: a base without it shall fail here.
 RUN python -m pip uninstall --yes --quiet --root-user-action=ignore pip \
- && install --directory --owner=65532 --group=65532 /var/lib/model-sidecar
+ && install --directory --owner=65532 --group=65532 /var/lib/model-sidecar \
+ && openssl version
 COPY --from=build ${PREFIX} ${PREFIX}
 # Nothing is written outside the mounted store and /tmp: run it with a read-only root file system.
 ENV PATH=${PREFIX}/bin:${PATH} HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1

@@ -207,6 +207,9 @@ class MetricMap:
     running: tuple[Series, ...] = ()
     running_time: BusyTime | None = None
     """Used where none of ``running`` is on the page."""
+    model_label: str = ""
+    """The label that tells models apart, where one page is of several: ``queued``, ``running`` and
+    ``running_time`` are then chosen for each model. Empty: the page is of one."""
     kv_usage: tuple[Series, ...] = ()
     """Fractions, 0 to 1."""
     cache: tuple[CacheInfo, ...] = ()
@@ -276,6 +279,17 @@ class FiguresAdapter(Protocol):
 
     async def scrape_figures(self) -> tuple[bytes, ...]:
         """Return, one a rank, a page with at least the families that ``metric_map`` names."""
+        ...
+
+
+@runtime_checkable
+class RanksAdapter(Protocol):
+    """An adapter of several processes, which do not answer at the same time."""
+
+    @property
+    def answered_at(self) -> float:
+        """When the first of the pages that the last scrape returned was complete, on the event
+        loop's clock."""
         ...
 
 

@@ -49,6 +49,12 @@ class RankedAdapter:
         if not adapters:
             raise ValueError("an engine has at least one rank")
         self._adapters = adapters
+        self._answered_at = float("-inf")
+
+    @property
+    def answered_at(self) -> float:
+        """When the first of the pages of the last scrape was complete (the loop's clock)."""
+        return self._answered_at
 
     @property
     def capabilities(self) -> Capabilities:
@@ -78,13 +84,7 @@ class RankedAdapter:
 
     async def scrape(self) -> tuple[bytes, ...]:
         """Return the pages of all ranks, in the order of the ranks."""
-        pages = await _gather(adapter.scrape() for adapter in self._adapters)
-        return tuple(page for of_rank in pages for page in of_rank)
-
-    async def scrape_figures(self) -> tuple[bytes, ...]:
-        """Return the figures of all ranks, in the order of the ranks."""
-        pages = await _gather(_scrape_figures(adapter) for adapter in self._adapters)
-        return tuple(page for of_rank in pages for page in of_rank)
+        return await self._pages(adapter.scrape() for adapter in self._adapters)
 
     async def aclose(self) -> None:
         """Close every rank, also when one of them fails at it."""
@@ -96,6 +96,26 @@ class RankedAdapter:
             if any(_is_held(resident, target, path) for resident in state.residents):
                 return
         await adapter.load(target, path)
+
+    async def _pages(self, calls: Iterable[Awaitable[tuple[bytes, ...]]]) -> tuple[bytes, ...]:
+        answers = await _gather(_timed(call) for call in calls)
+        self._answered_at = min(at for at, _ in answers)
+        return tuple(page for _, pages in answers for page in pages)
+
+
+class RankedFigures(RankedAdapter):
+    """The same, of ranks that can each be asked for less than their whole page."""
+
+    async def scrape_figures(self) -> tuple[bytes, ...]:
+        """Return the figures of all ranks, in the order of the ranks."""
+        return await self._pages(_scrape_figures(adapter) for adapter in self._adapters)
+
+
+def join_ranks(adapters: tuple[EngineAdapter, ...]) -> RankedAdapter:
+    """Return the ranks as one, which offers what all of them do."""
+    if all(isinstance(adapter, FiguresAdapter) for adapter in adapters):
+        return RankedFigures(adapters)
+    return RankedAdapter(adapters)
 
 
 def merge_states(states: tuple[EngineState, ...]) -> EngineState:
@@ -144,6 +164,11 @@ async def _scrape_figures(adapter: EngineAdapter) -> tuple[bytes, ...]:
     if isinstance(adapter, FiguresAdapter):
         return await adapter.scrape_figures()
     return await adapter.scrape()
+
+
+async def _timed(call: Awaitable[T]) -> tuple[float, T]:
+    answer = await call
+    return asyncio.get_running_loop().time(), answer
 
 
 def _is_held(resident: Resident, target: Target, path: str) -> bool:

@@ -104,6 +104,8 @@ class SglangAdapter:
         # What a server was started with is asked for once a connection, which ends with it.
         self._known: WeakKeyDictionary[object, ServerInfo] = WeakKeyDictionary()
         self._info = ServerInfo()
+        self._loaded: dict[str, dict[str, object]] = {}
+        """How each LoRA was last loaded from here: of that SGLang tells the path alone."""
         self._metrics = b""
         self._metrics_until = float("-inf")
 
@@ -142,6 +144,7 @@ class SglangAdapter:
         with map_engine_errors(ENGINE), deadline_words(ENGINE, what, seconds):
             async with asyncio.timeout(seconds):
                 await self._load(target.name, request)
+        self._loaded[target.name] = request
 
     async def unload(self, target: Target) -> None:
         """Make it forget the name; it answers when the running requests are done."""
@@ -149,6 +152,7 @@ class SglangAdapter:
         answer = await self._post(UNLOAD_PATH, {"lora_name": target.name})
         if answer.status != 200 and UNKNOWN not in refusal_words(answer):
             raise lora_error(UNLOAD_PATH, answer, self._info)
+        self._loaded.pop(target.name, None)
 
     async def warm(self, target: Target) -> None:
         """Generate one token from one token: needs neither a tokenizer nor a chat template."""
@@ -296,7 +300,10 @@ class SglangAdapter:
 
     async def _restore(self, name: str, path: str, error: EngineError) -> None:
         """Load what a refused load took the place of."""
-        answer = await self._post(LOAD_PATH, {"lora_name": name, "lora_path": path})
+        request = self._loaded.get(name, {})
+        if request.get("lora_path") != path:
+            request = {"lora_name": name, "lora_path": path}
+        answer = await self._post(LOAD_PATH, request)
         # A request may have brought it back.
         if answer.status != 200 and ALREADY_LOADED not in refusal_words(answer):
             again = lora_error(LOAD_PATH, answer, self._info)

@@ -1,9 +1,10 @@
 """Where Triton's page says what the picker wants to know.
 
-The backends that generate text may bring families of their own, and those come first. For any other
-model Triton counts pending requests, and the running ones follow from its cumulative durations
-(measured on 2.51, with 8 and 2 busy clients: 7 + 1 pending, 2.00 running). An ensemble counts
-beside its parts: its running requests are in one of them at the same time.
+The backends that generate text may bring families of their own, and those come first for their
+models. For any other model on the same server Triton counts pending requests, and the running ones
+follow from its cumulative durations (measured on 2.51, with 8 and 2 busy clients: 7 + 1 pending,
+2.00 running). An ensemble counts beside its parts: its running requests are in one of them at the
+same time. It has none pending (read: ``ensemble_scheduler.cc`` of triton-core).
 
 The vLLM backend (read: its ``src/utils/metrics.py`` of January 2026) publishes no queue, no KV
 usage and nothing of LoRAs: of its families, with labels ``model`` and ``version``, only the sum of
@@ -19,6 +20,7 @@ _TRTLLM_REQUESTS = "nv_trt_llm_request_metrics"
 _TRTLLM_BLOCKS = "nv_trt_llm_kv_cache_block_metrics"
 
 TRITON_METRICS = MetricMap(
+    model_label="model",
     queued=(
         Series(name=_TRTLLM_REQUESTS, labels={"request_type": "waiting"}),
         Series(name="nv_inference_pending_request_count"),

@@ -17,9 +17,9 @@ from demo.stage import write
 from lab import LabError, envoy, epp, vllm
 from lab.epp import VERBOSE
 from lab.picker import Picker, PickerLab, Pod, wait_until
-from tests.support.picker_config import lab_config
+from lab.picker_config import lab_config
 
-CONFIG = "some-pods"
+CONFIG = "default"
 COMMON = {"de": 1, "fr": 2, "it": 3}
 SOLO = "solo"
 

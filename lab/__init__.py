@@ -1,10 +1,11 @@
 """Real components for tests, demo and benchmarks, on one machine without a GPU or a cluster.
 
 Development only: nothing of the product imports this package, and it imports nothing but the
-standard library, so that it works before any virtual environment exists. What it installs comes
-from public package registries (PyPI, Go modules, npm, Debian), into one directory that CI keeps
-between runs. What it starts listens on loopback only (save the endpoint picker, which binds all
-interfaces: lab/epp.py), on free ports, and ends with the process that started it.
+standard library (save lab/picker_config.py, which no command of it needs), so that it works before
+any virtual environment exists. What it installs comes from public package registries (PyPI, Go
+modules, npm, Debian), into one directory that CI keeps between runs. What it starts listens on
+loopback only (save the endpoint picker, which binds all interfaces: lab/epp.py), on free ports, and
+ends with the process that started it.
 
 `python -m lab install triton|vllm|kube|picker|sources|prometheus|all` installs (`peers` too, which
 benchmarks alone need), `python -m lab where` tells what is there. One component is only looked

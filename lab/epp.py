@@ -45,11 +45,9 @@ _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
 def find() -> Path | None:
-    """The program, when there is one."""
-    if (found := shutil.which(NAME)) is not None:
-        return Path(found)
-    kept = directory() / "bin" / NAME
-    return kept if kept.is_file() else None
+    """The program, when there is one. Which version it is, it tells in its log only."""
+    found = shutil.which(NAME) or shutil.which(NAME, path=str(directory() / "bin"))
+    return Path(found) if found else None
 
 
 def free_port_everywhere() -> int:

@@ -14,6 +14,7 @@ import json
 import secrets
 import ssl
 import subprocess
+import time
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any, Self
 from lab import LabError
 from lab.golang import APISERVER, ETCD, KUBECTL, Program, find
 from lab.golang import install as install_program
-from lab.process import Process, free_port
+from lab.process import POLL_SECONDS, Process, free_port
 from lab.web import is_ok, post, send
 
 PROGRAMS = (ETCD, APISERVER, KUBECTL)
@@ -227,9 +228,24 @@ class Kube:
         """Install custom resource definitions, and wait until the API serves all of them."""
         for path in files:
             self.kubectl("apply", "--server-side", "-f", str(path))
-        self.kubectl(
-            "wait", "--for=condition=Established", f"--timeout={deadline:.0f}s", "crd", "--all"
-        )
+        end = time.monotonic() + deadline
+        # Not `kubectl wait`: it fails on a definition that has no conditions at all yet.
+        while missing := self._unserved():
+            if time.monotonic() > end:
+                names = ", ".join(missing)
+                raise LabError(f"not established within {deadline:.0f} s: {names}")
+            time.sleep(POLL_SECONDS)
+
+    def _unserved(self) -> list[str]:
+        path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+        return [
+            definition["metadata"]["name"]
+            for definition in self.call("GET", path)["items"]
+            if not any(
+                (one["type"], one["status"]) == ("Established", "True")
+                for one in definition.get("status", {}).get("conditions") or ()
+            )
+        ]
 
     def token(self, namespace: str, name: str, *, duration: str = "1h") -> str:
         """A token of a ServiceAccount, which is made when it is missing, with its namespace."""

@@ -76,14 +76,14 @@ async def run(settings: Settings) -> int:
         pod=settings.pod_name,
         engine=settings.engine,
     )
+    agent = Agent(settings, adapter=open_adapter(settings), source=open_source(settings))
+    # Last of all: who connects is answered at once.
     try:
-        sockets = open_sockets(settings.listen)
         tls = open_tls(settings)
+        sockets = open_sockets(settings.listen)
     except (ValueError, OSError) as error:
         raise UsageError(f"--listen, --tls-cert-file, --tls-key-file: {error}") from error
-    agent = Agent(settings, adapter=open_adapter(settings), source=open_source(settings))
     stop = stop_on_signals()
-    await agent.open()
     log.info(
         "model-sidecar %s: %s at %s, documents from %s, serving on port %d",
         __version__,
@@ -131,8 +131,27 @@ class Agent:
             now=self._clock.now,
             retain_seconds=settings.retain_seconds,
         )
+        self._telling: dict[str, Callable[[], Awaitable[None]]] = {}
+        if settings.events or settings.condition:
+            # As with --configmap, only those who ask for it pay for the Kubernetes client.
+            from sidecar.cluster.telling import open_telling
 
-    async def open(self) -> None:
+            self._telling = open_telling(settings, self.board, self._clock.now)
+        # It answers before anything is sampled; what it wakes is there before it samples.
+        self._scraper = Scraper(
+            self._adapter,
+            self.board,
+            self._telemetry,
+            self._tracker,
+            self._deadlines,
+            interval_seconds=settings.scrape_interval_seconds,
+            stale_after_seconds=settings.stale_after_seconds,
+            labels=LoraLabels(settings.lora_labels),
+            clock=self._clock.now,
+            wake=lambda: self._reconciler.wake(),
+        )
+
+    async def _open(self) -> None:
         """Read what the store remembers, and put the parts together."""
         settings = self._settings
         await self._store.open()
@@ -178,23 +197,14 @@ class Agent:
         self._losses = LossPatrol(
             self._store, residents=self._resident_paths, lost=self._reconciler.wake
         )
-        self._scraper = Scraper(
-            self._adapter,
-            self.board,
-            self._telemetry,
-            self._tracker,
-            self._deadlines,
-            interval_seconds=settings.scrape_interval_seconds,
-            stale_after_seconds=settings.stale_after_seconds,
-            labels=LoraLabels(settings.lora_labels),
-            clock=self._clock.now,
-            wake=self._reconciler.wake,
-        )
 
     async def run(self, stop: asyncio.Event, sockets: list[socket.socket], tls: Tls | None) -> None:
         """Work until ``stop``, then end in order."""
         server = Server(self.board, self._scraper, self._telemetry, self._deadlines, tls=tls)
         async with asyncio.TaskGroup() as group:
+            # A slow disk keeps neither probes nor pickers waiting.
+            serving = group.create_task(server.serve(sockets))
+            await self._open()
             reading = group.create_task(
                 _supervised("source", lambda: self.source.run(self._reconciler.offer))
             )
@@ -205,8 +215,13 @@ class Agent:
                 group.create_task(_supervised("losses", self._losses.run)),
                 group.create_task(_supervised("scraper", self._scraper.run)),
             ]
-            serving = group.create_task(server.serve(sockets))
+            telling = [
+                group.create_task(_supervised(name, work)) for name, work in self._telling.items()
+            ]
             await stop.wait()
+            # 0. What the cluster was told of the pod holds while the agent alone restarts.
+            for task in telling:
+                task.cancel()
             # 1. The pod is no longer ready; 2. nothing new is begun; 3. what runs may end.
             self._publisher.stop()
             reading.cancel()
@@ -240,6 +255,9 @@ class Agent:
 
     def _resident_paths(self) -> list[str]:
         return [path for one in self._world.residents.values() for path in one.paths]
+
+    def _heard_at(self) -> float:
+        return self._clock.now() - self._clock.monotonic() + self._scraper.heard_at
 
     def _seen(self, state: EngineState) -> None:
         self._tracker.limits(
@@ -311,6 +329,7 @@ class Agent:
                 self._adapter,
                 self._world,
                 now=self._clock.now,
+                heard_at=self._heard_at,
                 restarted=self._restarted,
                 seen=self._seen,
             ),

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from adapters.base import EngineAdapter, EngineError, EngineState, EngineUnavailable
-from sidecar.core.readiness import Answering, answered
+from sidecar.core.readiness import Answering, answered, asked, listened
 from sidecar.world import World
 
 log = logging.getLogger("model_sidecar.lookout")
 
+LISTEN_SECONDS = 0.25
+"""While a look is on its way, so often is the engine's silence measured."""
 MAX_DEFECTS_TOLD = 100
 """Messages may carry numbers; the log and the memory of it stay small all the same."""
 DEFECT = "a defect of the agent; its log says more"
@@ -25,14 +29,16 @@ class Lookout:
         world: World,
         *,
         now: Callable[[], float],
+        heard_at: Callable[[], float],
         restarted: Callable[[], None],
         seen: Callable[[EngineState], None],
     ) -> None:
-        """``now`` gives unix seconds; ``restarted``: the engine is another incarnation; ``seen``:
-        a look succeeded."""
+        """``now`` gives unix seconds, and ``heard_at`` those at which the engine last answered
+        anything else; ``restarted``: it is another incarnation; ``seen``: a look succeeded."""
         self._adapter = adapter
         self._world = world
         self._now = now
+        self._heard_at = heard_at
         self._restarted = restarted
         self._seen = seen
         self._refused = False
@@ -41,11 +47,17 @@ class Lookout:
         self.message = ""
         """Why the engine cannot be seen; empty while it can."""
 
-    async def look(self) -> None:
-        """Look once and tell the world. Never raises: what cannot be seen is unknown (P1)."""
+    async def look(self, lost: Callable[[], object]) -> None:
+        """Look once and tell the world. Never raises: what cannot be seen is unknown (P1).
+
+        ``lost`` is called when the engine turns out to be silent for too long, before the look's
+        own deadline says so.
+        """
         mark = self._world.begin_look()
+        self._heed(asked(self.answering, now=self._now()), lost)
         try:
-            state = await self._adapter.observe()
+            with self._listening(lost):
+                state = await self._adapter.observe()
         except EngineError as error:
             self._refused |= isinstance(error, EngineUnavailable)
             self._lose_sight(str(error))
@@ -63,10 +75,34 @@ class Lookout:
         self.answering = answered(self.answering, ok=True, now=self._now())
         self._seen(state)
 
+    @contextmanager
+    def _listening(self, lost: Callable[[], object]) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        timer: asyncio.TimerHandle
+
+        def listen() -> None:
+            nonlocal timer
+            timer = loop.call_later(LISTEN_SECONDS, listen)
+            self._heed(self._listened(), lost)
+
+        timer = loop.call_later(LISTEN_SECONDS, listen)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _listened(self) -> Answering:
+        return listened(self.answering, heard_at=self._heard_at(), now=self._now())
+
+    def _heed(self, answering: Answering, lost: Callable[[], object]) -> None:
+        before, self.answering = self.answering, answering
+        if answering.gone and not before.gone:
+            lost()
+
     def _lose_sight(self, why: str) -> None:
         self.message = why
         self._world.lost_sight()
-        self.answering = answered(self.answering, ok=False, now=self._now())
+        self.answering = answered(self._listened(), ok=False, now=self._now())
 
     def _is_new_defect(self, error: Exception) -> bool:
         """Tell whether to log a defect of the look: once, not twice a second."""

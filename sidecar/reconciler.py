@@ -159,7 +159,7 @@ class Reconciler:
             # The look follows at once, in a cycle of its own.
             self._wake.set()
         else:
-            await self._lookout.look()
+            await self._lookout.look(self._publish)
             # What arrived during the look is decided on at once, not a cycle later.
             self._accept()
             self._plan = self._make_plan()

@@ -2,7 +2,8 @@
 
 However many pickers ask, the engine is scraped one scrape at a time, no more often than its figures
 and its costs call for (``core.cadence``), and not at all while nobody asks. A page is as old as the
-moment at which the engine's answer was complete, and too old a page is never served.
+moment at which the engine's answer was complete, the first one of several ranks, and too old a page
+is never served.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from adapters.base import (
     EngineTimeout,
     EngineUnavailable,
     FiguresAdapter,
+    RanksAdapter,
 )
 from sidecar.board import Board
 from sidecar.core.cadence import Cadence, has_changed
 from sidecar.core.deadlines import Deadlines
 from sidecar.core.exposition import merge_pages
+from sidecar.core.lora_activity import take_lines
 from sidecar.core.page_cache import PageCache
-from sidecar.core.picker_page import LoraLabels, Page
+from sidecar.core.picker_page import LORA_INFO, LoraLabels, Page
 from sidecar.core.residency import LoraTracker
 from sidecar.core.status import State, Status, with_slots
 from sidecar.core.translate import Sample, SampleError, translate
@@ -41,6 +44,7 @@ _LEAST_WAIT_SECONDS = 0.05
 """unless it would be shorter than this: then newer ones are waited for as if there were none."""
 _LONGEST_WHOLE_WAIT_SECONDS = 8.0
 """Prometheus waits 10 s for a page, unless it is told otherwise."""
+_SHARED_SECONDS = 0.1
 
 
 class Scraper:
@@ -64,10 +68,12 @@ class Scraper:
         to be another process, so that someone looks at it."""
         self._adapter = adapter
         self._figures = adapter if isinstance(adapter, FiguresAdapter) else None
+        self._ranks = adapter if isinstance(adapter, RanksAdapter) else None
         self._board = board
         self._telemetry = telemetry
         self._tracker = tracker
         self._deadlines = deadlines
+        self._clock = clock
         self._stale_after = stale_after_seconds
         self._wake = wake
         self._scrape_seconds = min(max(stale_after_seconds, 1.0), _LONGEST_SCRAPE_SECONDS)
@@ -88,10 +94,17 @@ class Scraper:
         self._sample: Sample | None = None
         self._pages: tuple[bytes, ...] = ()
         self._pages_at = float("-inf")
+        self._everything: tuple[int, Page, float, bytes] | None = None
+        """For Prometheus: after which scrape, with which page, until when, and what."""
         self._failure = "the engine has not been sampled yet"
         self._cache = PageCache(labels, clock, after_base=adapter.capabilities.loras_after_base)
         self._status = board.status
         self._replay = tracker.replay
+
+    @property
+    def heard_at(self) -> float:
+        """When the engine last gave a sample, in seconds of the loop's clock."""
+        return self._cadence.taken_at
 
     def ask(self) -> Page | None:
         """Note that a picker asks and return what to answer.
@@ -130,6 +143,14 @@ class Scraper:
         elif late:
             await self.wait_page()
         page = self._answer(now := loop.time())
+        # Whoever asks at the same time has waited for the same, and rendering takes milliseconds.
+        known = self._everything
+        if known is None or known[0] != self._ended or known[1] is not page or now >= known[2]:
+            until, text = now + _SHARED_SECONDS, self._render(page, now)
+            self._everything = known = (self._ended, page, until, text)
+        return known[3]
+
+    def _render(self, page: Page, now: float) -> bytes:
         sample, cadence = self._sample, self._cadence
         own = self._telemetry.render_own(
             sample_age_seconds=None if sample is None else max(0.0, now - sample.taken_at),
@@ -138,7 +159,8 @@ class Scraper:
         if not page.fresh:
             return merge_pages([own], [])
         whole = self._pages if now - self._pages_at <= self._stale_after else ()
-        return merge_pages([page.body, own], whole)
+        # There may be thousands of lines of the family that our page has instead.
+        return merge_pages([page.body, own], [take_lines(one, LORA_INFO)[0] for one in whole])
 
     async def run(self) -> None:
         """Sample while there is demand, until cancelled."""
@@ -174,25 +196,31 @@ class Scraper:
                     pages, whole = await self._adapter.scrape(), True
                 else:
                     pages = await self._figures.scrape_figures()
-            sample = translate(pages, self._adapter.metric_map, self._sample, loop.time())
+            answered = loop.time() if self._ranks is None else self._ranks.answered_at
+            unix_now = self._clock()
+            sample = translate(pages, self._adapter.metric_map, self._sample, answered, unix_now)
         except (EngineError, SampleError, TimeoutError) as exc:
             self._failed(exc, began)
         else:
             if whole:
                 self._pages, self._pages_at = pages, sample.taken_at
-            self._publish(sample, began)
+            self._publish(sample, began, unix_now)
 
-    def _publish(self, sample: Sample, began: float) -> None:
+    def _publish(self, sample: Sample, began: float, unix_now: float) -> None:
         before, self._sample = self._sample, sample
         self._failure = ""
         self._telemetry.sampled("done")
         if before is not None and before.started_at != sample.started_at:
             self._wake()
         self._cadence = self._cadence.sampled(
-            began, sample.taken_at, changed=has_changed(before, sample)
+            began,
+            sample.taken_at,
+            asyncio.get_running_loop().time(),
+            changed=has_changed(before, sample),
         )
         self._notice()
         self._tracker.limits(max_loras=sample.max_loras, max_cpu_loras=None)
+        self._tracker.not_after(unix_now)
         self._tracker.active(sample.lora_activity)
         status = with_slots(self._board.status, self._tracker.in_slot())
         if status is not self._board.status:
@@ -201,7 +229,7 @@ class Scraper:
         self._cache.page(sample, status, self._replay)
 
     def _failed(self, exc: EngineError | SampleError | TimeoutError, began: float) -> None:
-        if isinstance(exc, EngineUnavailable) and not self._failure:
+        if isinstance(exc, EngineUnavailable | EngineTimeout | TimeoutError) and not self._failure:
             self._wake()
         self._failure = str(exc) or "the engine did not answer in time"
         self._telemetry.sampled(_outcome(exc))

@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import uvicorn
@@ -46,7 +46,7 @@ class Server:
         self._deadlines = deadlines
         self._tls = tls
         self._app = HttpApp(board, pages, deadlines)
-        self._uvicorn = _Uvicorn(_config(self._app, tls))
+        self._uvicorn = HttpServer(http_config(self._app, tls))
 
     async def serve(self, sockets: Sequence[socket.socket]) -> None:
         """Accept connections on ``sockets``, which are closed at the end."""
@@ -196,8 +196,8 @@ def _bind(family: int, address: str, port: int) -> socket.socket:
     return one
 
 
-class _Uvicorn(uvicorn.Server):
-    """Leaves signals to the agent, and waits to be ended instead of looking ten times a second."""
+class HttpServer(uvicorn.Server):
+    """Leaves signals to its owner, and waits to be ended instead of looking ten times a second."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -225,7 +225,8 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
-def _config(app: HttpApp, tls: Tls | None) -> Config:
+def http_config(app: Callable[..., Any], tls: Tls | None) -> Config:
+    """Return how an application is served: HTTP/1.1 alone, quietly, with TLS where it is given."""
     options: dict[str, Any] = {}
     if tls is not None:
         options["ssl_context_factory"] = lambda _config, _default: tls.context

@@ -27,12 +27,13 @@ from sidecar.flags import (
     read_flags,
 )
 
-ENGINE, DOCUMENT, DISK, BEHAVIOUR, READING, PROCESS = (
+ENGINE, DOCUMENT, DISK, BEHAVIOUR, READING, TELLING, PROCESS = (
     "engine",
     "document",
     "disk",
     "behaviour",
     "reading us",
+    "telling the cluster",
     "process",
 )
 
@@ -138,7 +139,7 @@ class Settings:
     store_max_bytes: int | None = define(
         None,
         DISK,
-        "Size the store may have. With it, files that nobody needs stay as a cache until their "
+        "Size the store may have. With it, files that nobody needs stay until their "
         "room is needed; without it, they go once the retention ended.",
         metavar="SIZE",
         parse=parse_bytes,
@@ -266,6 +267,22 @@ class Settings:
         metavar="SECONDS",
         parse=parse_positive_seconds,
     )
+    events: bool = define(
+        False,
+        TELLING,
+        "Write Kubernetes Events on the pod: a target loaded or failed, an engine that restarted "
+        "and was healed. Needs create and patch on events.",
+        parse=parse_switch,
+    )
+    condition: tuple[str, ...] = define(
+        (),
+        TELLING,
+        "Set the condition model-sidecar.io/NAME in the pod's status: ready, for a readinessGate, "
+        "or converged; repeatable. Needs patch on pods/status.",
+        metavar="NAME",
+        choices=("ready", "converged"),
+        repeatable=True,
+    )
     log_format: str = define("text", PROCESS, "Log lines.", choices=("text", "json"))
     log_level: str = define(
         "info", PROCESS, "Least level to log.", choices=("debug", "info", "warning", "error")
@@ -313,8 +330,10 @@ def check_for_run(settings: Settings) -> None:
                 f"--allow-source: {redact_source(prefix)!r} has a query or a fragment, by which "
                 "nothing is admitted or refused; end it before"
             )
-    if settings.configmap is None and (settings.namespace or settings.kubeconfig):
-        raise UsageError("--namespace and --kubeconfig go with --configmap")
+    if settings.configmap is None and settings.namespace:
+        raise UsageError("--namespace goes with --configmap")
+    if settings.kubeconfig and not (settings.configmap or settings.events or settings.condition):
+        raise UsageError("--kubeconfig goes with --configmap, --events or --condition")
     metrics = len(settings.engine_metrics_url)
     if metrics and metrics != len(settings.engine_url):
         raise UsageError(

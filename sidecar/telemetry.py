@@ -129,6 +129,8 @@ class _StateCollector(Collector):
         yield _gauge("document_problems", "Problems of the document.", len(document.problems))
         up = engine.state in (EngineCondition.UP, EngineCondition.ASLEEP)
         yield _gauge("engine_up", "The engine answers.", up)
+        asleep = engine.state is EngineCondition.ASLEEP
+        yield _gauge("engine_asleep", "The engine answers, and sleeps.", asleep)
         if self.sample_age_seconds is not None:
             yield _gauge(
                 "engine_sample_age_seconds", "Age of the engine figures.", self.sample_age_seconds

@@ -24,13 +24,14 @@ SCORERS = {
     "running": "running-requests-size-scorer",
     "prefix": "prefix-cache-scorer",
 }
-SHIPPED = "shipped"
+DEFAULT = "default.yaml"
+"""The shipped file, read as it is."""
 UPSTREAM = "queue 2, kv 2, lora 1"
 COMPARED = (
     UPSTREAM,
     "lora 4, active-request 1, queue 1",
     "lora 2.5, active-request 2, queue 1",
-    SHIPPED,
+    DEFAULT,
 )
 
 
@@ -87,7 +88,7 @@ def config(weights: str, *, port: int, endpoints: Path) -> str:
     shipped: dict[str, Any] = next(yaml.safe_load_all(SHIPPED_FILE.read_text()))
     (source,) = [plugin for plugin in shipped["plugins"] if plugin["type"] == SOURCE]
     source["parameters"]["port"] = port
-    if weights != SHIPPED:
+    if weights != DEFAULT:
         _replace_profile(shipped, source, parse_weights(weights))
     where = {"path": str(endpoints), "watchFile": True}
     shipped["plugins"].append({"name": DISCOVERY, "type": "file-discovery", "parameters": where})

@@ -54,15 +54,7 @@ class Found:
 
 def read_file_text(file: str, key: str, text: str) -> Found:
     """Find the documents of one file; ``key`` is what a ConfigMap would call it."""
-    parts: list[Node] = []
-    problems: list[Problem] = []
-    for part in _split(key, text):
-        try:
-            parts.append(parse_text(key, part))
-        except DocumentError as error:
-            where = moved(error.where, key, file)
-            problems.append(Problem(where=where, what=str(error), hint=error.hint))
-    objects = [inner for part in parts for inner in _objects(part)]
+    objects, problems = read_objects(file, key, text)
     if not objects:
         return Found(texts=(Text(file=file, key=key, text=text),))
     lines = text.split("\n")
@@ -75,6 +67,19 @@ def read_file_text(file: str, key: str, text: str) -> Found:
                 else:
                     problems.append(found)
     return Found(texts=tuple(texts), problems=tuple(problems), is_manifest=True)
+
+
+def read_objects(file: str, key: str, text: str) -> tuple[list[Node], list[Problem]]:
+    """Return the Kubernetes objects of one file, and what of it cannot be read."""
+    parts: list[Node] = []
+    problems: list[Problem] = []
+    for part in _split(key, text):
+        try:
+            parts.append(parse_text(key, part))
+        except DocumentError as error:
+            where = moved(error.where, key, file)
+            problems.append(Problem(where=where, what=str(error), hint=error.hint))
+    return [inner for part in parts for inner in _objects(part)], problems
 
 
 def moved(where: str, key: str, label: str) -> str:

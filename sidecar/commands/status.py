@@ -1,4 +1,7 @@
-"""``status``: what a running agent says of its targets; once, live, or when it converged."""
+"""``status``: what a running agent says of its targets; once, live, or when it converged.
+
+With ``-l`` the agents of many pods are asked: ``status_fleet``.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,26 @@ from typing import Any
 from sidecar.commands.client import AgentClient, AgentUnreachable, parse_url
 from sidecar.commands.output import printable, write_json, write_line
 from sidecar.commands.table import head_lines, rows, table_lines, unconverged
+from sidecar.flags import UsageError
 
 POLL_SECONDS = 1.0
 LONG_POLL_SECONDS = 30.0
+DEFAULT_URL = "http://127.0.0.1:9110"
+FLEET_FLAGS = ("namespace", "kubeconfig", "port", "https", "targets")
 
 
 def main(arguments: argparse.Namespace, _environment: Mapping[str, str]) -> int:
     """Show the status; 1 when the agent is not reachable or did not converge in time."""
-    client = AgentClient(parse_url(arguments.url))
+    if arguments.selector is not None:
+        if arguments.url is not None:
+            raise UsageError("--url is for one agent, -l for the pods of a cluster: give one")
+        # The Kubernetes client costs half a second: only those who ask a cluster pay for it.
+        from sidecar.commands.status_fleet import show_fleet
+
+        return show_fleet(arguments)
+    if given := [f"--{one}" for one in FLEET_FLAGS if getattr(arguments, one) not in (None, False)]:
+        raise UsageError(f"{', '.join(given)}: only with -l, for the pods of a cluster")
+    client = AgentClient(parse_url(arguments.url or DEFAULT_URL))
     try:
         if arguments.wait:
             return _wait(client, arguments.timeout, as_json=arguments.json)

@@ -40,10 +40,10 @@ def rows(status: Json, now: float) -> list[tuple[str, ...]]:
     ]
 
 
-def table_lines(cells: Sequence[Sequence[str]]) -> list[str]:
+def table_lines(cells: Sequence[Sequence[str]], headings: Sequence[str] = HEADINGS) -> list[str]:
     """Align rows under the headings, as ``kubectl get`` does."""
-    table = [HEADINGS, *cells]
-    widths = [max(len(row[column]) for row in table) for column in range(len(HEADINGS))]
+    table = [headings, *cells]
+    widths = [max(len(row[column]) for row in table) for column in range(len(headings))]
     return [
         "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in table

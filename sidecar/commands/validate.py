@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sidecar.commands.manifests import Found, Text, moved, read_file_text
+from sidecar.commands.manifests import Text, moved, read_file_text, read_objects
 from sidecar.commands.output import count, problem_line, problems_json, write_json, write_line
 from sidecar.core.desired import Problem
 from sidecar.core.documents import ParsedDocument, parse_document
@@ -28,7 +28,12 @@ class Checked:
 
 def main(arguments: argparse.Namespace, _environment: Mapping[str, str]) -> int:
     """Check the files; return 0 when there is no problem, else 1."""
-    checked = check(arguments.files)
+    routes = arguments.with_files or ()
+    texts = read_files((*arguments.files, *routes))
+    checked = check({file: texts[file] for file in arguments.files})
+    if routes:
+        more = check_with(checked, {file: texts[file] for file in routes})
+        checked = replace(checked, problems=(*checked.problems, *more))
     if arguments.json:
         write_json(_json(checked))
     else:
@@ -38,25 +43,33 @@ def main(arguments: argparse.Namespace, _environment: Mapping[str, str]) -> int:
     return 1 if checked.problems else 0
 
 
-def check(files: Iterable[str]) -> Checked:
-    """Read and check files; what cannot be read is a problem, too."""
+def read_files(files: Iterable[str]) -> dict[str, str | Problem]:
+    """Read each file once: standard input cannot be read again."""
+    return {file: _read(file, _shown(file)) for file in dict.fromkeys(files)}
+
+
+def check(files: Mapping[str, str | Problem]) -> Checked:
+    """Check what was read of files; one that could not be read is a problem, too."""
     documents: list[tuple[Text, ParsedDocument]] = []
     problems: list[Problem] = []
-    for file in dict.fromkeys(files):
-        shown = "standard input" if file == STANDARD_INPUT else file
-        found = _read(file, shown)
+    for file, text in files.items():
+        shown = _shown(file)
+        if isinstance(text, Problem):
+            problems.append(text)
+            continue
+        found = read_file_text(shown, Path(file).name, text)
         problems.extend(found.problems)
         parsed = []
         failures = []
-        for text in found.texts:
+        for one in found.texts:
             try:
-                document = parse_document(text.key, text.text, expected=not text.configmap)
+                document = parse_document(one.key, one.text, expected=not one.configmap)
             except DocumentError as error:
-                where = moved(error.where, text.key, text.label)
+                where = moved(error.where, one.key, one.label)
                 failures.append(Problem(where=where, what=str(error), hint=error.hint))
                 continue
             if document is not None:
-                parsed.append((text, _placed(document, text)))
+                parsed.append((one, _placed(document, one)))
         problems.extend(failures)
         problems.extend(problem for _, document in parsed for problem in document.problems)
         documents.extend(parsed)
@@ -66,17 +79,41 @@ def check(files: Iterable[str]) -> Checked:
     return Checked(documents=tuple(documents), problems=(*problems, *_clashes(documents)))
 
 
-def _read(file: str, shown: str) -> Found:
+def check_with(checked: Checked, files: Mapping[str, str | Problem]) -> tuple[Problem, ...]:
+    """Check the routes in files against the documents that were checked."""
+    # Only those who ask for it pay for its import.
+    from sidecar.cluster.routes import Object, check_routes
+
+    objects: list[Object] = []
+    problems: list[Problem] = []
+    for file, text in files.items():
+        shown = _shown(file)
+        if isinstance(text, Problem):
+            problems.append(text)
+            continue
+        nodes, failures = read_objects(shown, Path(file).name, text)
+        problems.extend(failures)
+        found = [one for node in nodes if (one := Object(file=shown, node=node)).kind]
+        objects.extend(found)
+        if not found and not failures:
+            hint = "it needs an AIGatewayRoute, InferenceModelRewrite or InferenceModel"
+            problems.append(Problem(where=shown, what="no route is in it", hint=hint))
+    documents = [document for _, document in checked.documents]
+    return (*problems, *check_routes(documents, objects))
+
+
+def _shown(file: str) -> str:
+    return "standard input" if file == STANDARD_INPUT else file
+
+
+def _read(file: str, shown: str) -> str | Problem:
     try:
         data = sys.stdin.buffer.read() if file == STANDARD_INPUT else Path(file).read_bytes()
-        text = data.decode("utf-8")
+        return data.decode("utf-8")
     except OSError as error:
-        what = f"it cannot be read: {error.strerror or error}"
-        return Found(problems=(Problem(where=shown, what=what),))
+        return Problem(where=shown, what=f"it cannot be read: {error.strerror or error}")
     except UnicodeDecodeError as error:
-        what = f"it is not UTF-8 text (byte {error.start})"
-        return Found(problems=(Problem(where=shown, what=what),))
-    return read_file_text(shown, Path(file).name, text)
+        return Problem(where=shown, what=f"it is not UTF-8 text (byte {error.start})")
 
 
 def _placed(document: ParsedDocument, text: Text) -> ParsedDocument:

@@ -41,7 +41,7 @@ class Cadence:
     ended_at: float = NEVER
     """When the last scrape began and ended, whatever became of it."""
     taken_at: float = NEVER
-    """When the last good answer was complete."""
+    """When the last good answer was complete, the first one of several ranks."""
     pause_seconds: float = 0.0
     """From the beginning of the last scrape to that of the next, unless a bound says otherwise."""
     took_seconds: tuple[float, ...] = ()
@@ -65,14 +65,14 @@ class Cadence:
         """Tell whether who asks first now should wait for the sample: it is overdue, as nobody
         asked, and what there is has grown old."""
         # Nothing fails, and what there is may not be served: then only waiting helps.
-        if self.ended_at == self.taken_at and now > self.taken_at + self.stale_after_seconds:
+        if self.taken_at >= self.began_at and now > self.taken_at + self.stale_after_seconds:
             return True
         overdue_at = max(self.due_at, self.ended_at) + self.interval_seconds
         return now > max(overdue_at, self.taken_at + RESERVE * self.stale_after_seconds)
 
-    def sampled(self, began: float, taken: float, *, changed: bool) -> Cadence:
+    def sampled(self, began: float, taken: float, ended: float, *, changed: bool) -> Cadence:
         """A scrape ended well; ``changed``: its figures differ from the last ones."""
-        took = (*self.took_seconds, taken - began)[-REMEMBERED:]
+        took = (*self.took_seconds, ended - began)[-REMEMBERED:]
         cost = min(took)
         shortest = max(self.interval_seconds, cost / CHANGING_SHARE)
         # What was equal after a long pause, or after failures, may have been anything meanwhile.
@@ -84,7 +84,7 @@ class Cadence:
         return replace(
             self,
             began_at=began,
-            ended_at=taken,
+            ended_at=ended,
             taken_at=taken,
             pause_seconds=pause,
             took_seconds=took,
@@ -110,7 +110,7 @@ def has_changed(before: Sample | None, after: Sample) -> bool:
 def _figures(sample: Sample) -> tuple[object, ...]:
     # A mean of running requests goes on falling for seconds after the last one: where it is made
     # of counters, they tell.
-    running = sample.busy or sample.running
+    running = (sample.running_told, sample.busy) if sample.busy else sample.running
     return (
         sample.queued,
         running,

@@ -15,8 +15,11 @@ from sidecar.core.desired import Readiness
 from sidecar.core.memory import Latch
 
 GRACE_SECONDS = 5.0
-"""An engine that stops answering for longer unreadies the pod: a flap costs the picker its prefix
-index, and one slow answer is no outage."""
+"""An engine that is silent for longer unreadies the pod: a flap costs the picker its prefix index,
+and one slow answer is no outage."""
+DEAF_SECONDS = 1.0
+"""The agent listens more often than this, unless it stood still itself (frozen, or without a CPU):
+then nobody knows whether the engine was silent."""
 STEADY_SECONDS = 2.0
 """An engine that came back answers for this long before the pod is ready again."""
 
@@ -57,7 +60,16 @@ class Answering:
     since: float | None = None
     """When ``answers`` last changed; None before the first look."""
     lost: bool = False
-    """It was unanswering for longer than the grace: it must answer steadily again."""
+    """It was silent for longer than the grace: it must answer steadily again."""
+    silent_since: float | None = None
+    """Since when a look waits for its answer, or looks fail; None while none does."""
+    listened_at: float = 0.0
+    """Until when that silence was listened to."""
+
+    @property
+    def gone(self) -> bool:
+        """It is silent, and was for longer than the grace."""
+        return self.lost and not self.answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,15 +100,40 @@ class Verdict:
     latch: Latch
 
 
+def asked(before: Answering, *, now: float) -> Answering:
+    """Return how the engine answers as a look at it begins: nobody is silent who was not asked."""
+    if before.silent_since is None:
+        return replace(before, silent_since=now, listened_at=now)
+    return listened(before, heard_at=before.silent_since, now=now)
+
+
+def listened(before: Answering, *, heard_at: float, now: float) -> Answering:
+    """Return how the engine answers while a look still has no answer, or as it fails.
+
+    ``heard_at`` is when the engine last answered anything but a look (a sample). That is no
+    silence either, until a look has failed: then only looks tell whether it can be seen.
+    """
+    if before.silent_since is None:
+        return before
+    silent_since = before.silent_since
+    if now - before.listened_at > DEAF_SECONDS:
+        silent_since += now - before.listened_at
+    if before.answers:
+        silent_since = max(silent_since, heard_at)
+    after = replace(before, silent_since=silent_since, listened_at=now)
+    if now - silent_since <= GRACE_SECONDS:
+        return after
+    since = now if before.answers or before.since is None else before.since
+    return replace(after, answers=False, since=since, lost=True)
+
+
 def answered(before: Answering, *, ok: bool, now: float) -> Answering:
     """Return how the engine answers after one more look."""
-    if before.since is None:
-        return Answering(answers=ok, since=now)
-    lost = before.lost or (not before.answers and now - before.since > GRACE_SECONDS)
-    if ok != before.answers:
-        return Answering(answers=ok, since=now, lost=lost)
+    after = replace(before, silent_since=None) if ok else before
+    if before.since is None or ok != before.answers:
+        return replace(after, answers=ok, since=now)
     steady = ok and now - before.since >= STEADY_SECONDS
-    return replace(before, lost=lost and not steady)
+    return replace(after, lost=before.lost and not steady)
 
 
 def evaluate(latch: Latch, facts: Facts, *, now: float) -> Verdict:
@@ -140,10 +177,11 @@ def _with_gating(latch: Latch, facts: Facts) -> Latch:
 
 def _engine_trouble(facts: Facts, now: float) -> str | None:
     answering = facts.answering
-    silent = now - (answering.since if answering.since is not None else now)
-    if not answering.answers and (answering.lost or silent > GRACE_SECONDS):
+    if answering.gone:
+        silent = now - (now if answering.silent_since is None else answering.silent_since)
         return f"The engine has not answered for {silent:.0f} s."
-    if answering.answers and answering.lost and silent < STEADY_SECONDS:
+    back = now - (now if answering.since is None else answering.since)
+    if answering.lost and back < STEADY_SECONDS:
         return "The engine answers again; waiting for it to stay."
     if facts.asleep:
         return "The engine is asleep."

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 NEVER = float("-inf")
+_USED = attrgetter("used")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +73,21 @@ class SlotReplay:
         if self.max_loras is not None:
             others = others[: max(0, self.max_loras - len(running))]
         used = [self._meant(name, at) for name in (*running, *others)]
-        later = [replace(one, used=at) for one in used if one.used < at]
+        # At the same time counts as later: what is told later was later.
+        later = [replace(one, used=at) for one in used if one.used <= at]
         return self._put(*later) if later else self
+
+    def not_after(self, now: float) -> SlotReplay:
+        """What is believed to be of a later time counts as of ``now``, in its order."""
+        if not self.held or self.held[-1].used <= now:
+            return self
+        return replace(
+            self,
+            held=tuple(
+                replace(one, since=min(one.since, now), used=min(one.used, now))
+                for one in self.held
+            ),
+        )
 
     def forgotten(self, name: str) -> SlotReplay:
         """The engine was told to forget ``name``: its weights stay until others push them out."""
@@ -136,21 +151,28 @@ class SlotReplay:
     def _meant(self, name: str, at: float) -> Held:
         """The weights that answered as ``name`` at ``at``; new ones where none are known that
         were loaded by then."""
-        bearers = [one for one in self.held if one.name == name]
-        then = [one for one in bearers if one.since <= at]
+        then = [one for one in self.held if one.name == name and one.since <= at]
         if then:
-            return max(then, key=lambda one: one.since)
-        return Held(name=name, since=NEVER, used=NEVER, gone=bool(bearers))
+            return max(then, key=lambda one: (one.since, not one.gone))
+        gone = any(one.name == name for one in self.held)
+        return Held(name=name, since=NEVER, used=NEVER, gone=gone)
 
     def _put(self, *used: Held) -> SlotReplay:
         """Give these their places by last use; among uses of the same time the order given."""
         bearers = {(one.name, one.since, one.gone) for one in used}
-        rest = (one for one in self.held if (one.name, one.since, one.gone) not in bearers)
-        held = tuple(sorted((*rest, *used), key=lambda one: one.used))
+        names = {one.name for one in used}
+        held = [
+            one
+            for one in self.held
+            if one.name not in names or (one.name, one.since, one.gone) not in bearers
+        ]
+        held.extend(used)
+        held.sort(key=_USED)
         places = self._memory_places()
         if places is not None:
-            held = held[max(0, len(held) - places) :]
-        return self if held == self.held else replace(self, held=held)
+            del held[: max(0, len(held) - places)]
+        put = tuple(held)
+        return self if put == self.held else replace(self, held=put)
 
     def _memory_places(self) -> int | None:
         if self.max_cpu_loras is None or self.max_loras is None:
@@ -215,6 +237,11 @@ class LoraTracker:
         self._replay = self._replay.resized(
             max_loras if slots is None else None, max_cpu_loras if cpu is None else None
         )
+
+    def not_after(self, now: float) -> None:
+        """The present time (unix seconds): after a clock was set back, what it showed before would
+        be the most recently used until it shows that again."""
+        self._replay = self._replay.not_after(now)
 
     def active(self, activity: Iterable[tuple[float, Collection[str]]]) -> None:
         """These sets of LoRAs had requests, each at its time (unix seconds, the engine's)."""

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from adapters.base import CacheInfo, MetricMap, Series
-from sidecar.core.exposition import Line, find_lines, has_family
+from adapters.base import BusyTime, CacheInfo, MetricMap, Series
+from sidecar.core.exposition import Line, has_family
+from sidecar.core.lora_activity import Activity, Moment, read_activity, take_lines, whole
+from sidecar.core.series import by_model, model_of, select
 from sidecar.errors import SidecarError
 
 LARGEST = float(2**53)
 """No figure is greater: the picker converts to an integer, which must stay exact."""
 BUSY_SMOOTHING_SECONDS = 2.0
 """Counters of busy time grow when a request ends, in jumps; the mean is taken over about this."""
-MAX_ACTIVITY = 256
-"""How many past sets of active LoRAs one sample carries at most; vLLM never removes them."""
 
 
 class SampleError(SidecarError):
@@ -30,9 +30,12 @@ class Sample:
     """What one scrape of every rank said, added up. Every number is finite and not negative."""
 
     taken_at: float
-    """Seconds on the caller's clock at which the engine's answer was complete."""
+    """Seconds on the caller's clock at which the engine's answer was complete, the first one of
+    several ranks."""
     queued: float = 0.0
     running: float = 0.0
+    running_told: float = 0.0
+    """The part of it that gauges say; the rest is a mean of what counters say."""
     kv_usage: float = 0.0
     """The fullest rank's, 0 to 1."""
     block_size: int = 0
@@ -43,12 +46,11 @@ class Sample:
     lora_waiting: tuple[str, ...] = ()
     max_loras: int | None = None
     """GPU slots of the rank that has the fewest."""
-    lora_activity: tuple[tuple[float, tuple[str, ...]], ...] = ()
-    """Every set of active LoRAs newer than the previous sample's newest, each with its time (unix
-    seconds, as the engine counts them), oldest first; with no previous sample, all that the page
-    still shows."""
-    lora_activity_at: float = 0.0
-    """The time of the newest of them."""
+    lora_activity: tuple[Moment, ...] = ()
+    """Every set of active LoRAs that the previous sample did not tell of, each with its time (unix
+    seconds), oldest first."""
+    lora_ranks: tuple[Activity, ...] = ()
+    """What each rank's page told of its LoRAs, for the next sample."""
     started_at: float | None = None
     """Unix time at which the engine started; the youngest rank's."""
     busy: Mapping[BusyKey, float] = field(default_factory=dict)
@@ -56,35 +58,49 @@ class Sample:
 
 
 def translate(
-    pages: tuple[bytes, ...], metric_map: MetricMap, previous: Sample | None, now: float
+    pages: tuple[bytes, ...],
+    metric_map: MetricMap,
+    previous: Sample | None,
+    now: float,
+    unix_now: float = math.inf,
 ) -> Sample:
     """Read the figures that ``metric_map`` names off the pages of all ranks.
 
-    Malformed lines and figures that are no numbers count as missing, missing figures as 0.
+    Malformed lines and figures that are no numbers count as missing, missing figures as 0. No
+    activity of LoRAs is later than ``unix_now``.
 
     Raises:
         SampleError: there is no page, or one that has no family by which to know the engine.
     """
     if not pages:
         raise SampleError("the engine gave no metrics page")
+    series = metric_map.lora_activity
+    # That family may be a hundred times as long as all else, which is then found sooner.
+    parts = [(page, []) if series is None else take_lines(page, series.name) for page in pages]
+    pages = tuple(page for page, _ in parts)
     for rank, page in enumerate(pages):
         _check_readable(page, metric_map, rank)
-    running, busy = _running(pages, metric_map, previous, now)
+    told, mean, busy = _running(pages, metric_map, previous, now)
     block_size, num_blocks = _cache(pages, metric_map.cache)
     starts = _started(pages, metric_map.started_at)
-    activity = _Activity.read(pages, metric_map.lora_activity)
+    ranks = _activity([lines for _, lines in parts], series, previous, unix_now)
+    slots = [rank.max_loras for rank in ranks if rank.max_loras is not None]
+    model_label = metric_map.model_label
     return Sample(
         taken_at=now,
-        queued=_bounded(sum(_total(page, metric_map.queued) for page in pages)),
-        running=running,
+        queued=_bounded(sum(_total(page, metric_map.queued, model_label) for page in pages)),
+        running=_bounded(told + mean),
+        running_told=_bounded(told),
         kv_usage=min(1.0, max(_greatest(page, metric_map.kv_usage) for page in pages)),
         block_size=block_size,
         num_blocks=num_blocks,
-        lora_running=activity.running,
-        lora_waiting=activity.waiting,
-        max_loras=activity.max_loras,
-        lora_activity=activity.since(previous),
-        lora_activity_at=activity.newest_at,
+        lora_running=_names(rank.running for rank in ranks),
+        lora_waiting=_names(rank.waiting for rank in ranks),
+        max_loras=min(slots, default=None),
+        lora_activity=tuple(
+            sorted((one for rank in ranks for one in rank.moments), key=lambda one: one[0])
+        ),
+        lora_ranks=ranks,
         started_at=max(starts, default=None),
         busy=busy,
     )
@@ -103,41 +119,17 @@ def _check_readable(page: bytes, metric_map: MetricMap, rank: int) -> None:
         )
 
 
-def _select(page: bytes, series: Series) -> list[Line]:
-    lines = [line for line in find_lines(page, series.name) if line.value >= 0]
-    if series.labels:
-        lines = [line for line in lines if _matches(line, series.labels)]
-    return _once(lines, series.shared_by) if series.shared_by else lines
+def _lines(page: bytes, alternatives: Iterable[Series], model_label: str = "") -> Iterator[Line]:
+    for lines in by_model(page, alternatives, model_label).values():
+        yield from lines
 
 
-def _matches(line: Line, wanted: Mapping[str, str]) -> bool:
-    labels = line.labels()
-    # As Prometheus has it, a label that is not there is an empty one.
-    return all(labels.get(name, "") == value for name, value in wanted.items())
-
-
-def _once(lines: list[Line], shared_by: tuple[str, ...]) -> list[Line]:
-    greatest: dict[frozenset[tuple[str, str]], Line] = {}
-    for line in lines:
-        key = frozenset(one for one in line.labels().items() if one[0] not in shared_by)
-        if key not in greatest or greatest[key].value < line.value:
-            greatest[key] = line
-    return list(greatest.values())
-
-
-def _first(page: bytes, alternatives: Iterable[Series]) -> list[Line]:
-    for series in alternatives:
-        if lines := _select(page, series):
-            return lines
-    return []
-
-
-def _total(page: bytes, alternatives: Iterable[Series]) -> float:
-    return sum(line.value for line in _first(page, alternatives))
+def _total(page: bytes, alternatives: Iterable[Series], model_label: str = "") -> float:
+    return sum(line.value for line in _lines(page, alternatives, model_label))
 
 
 def _greatest(page: bytes, alternatives: Iterable[Series]) -> float:
-    return max((line.value for line in _first(page, alternatives)), default=0.0)
+    return max((line.value for line in _lines(page, alternatives)), default=0.0)
 
 
 def _bounded(value: float) -> float:
@@ -146,35 +138,37 @@ def _bounded(value: float) -> float:
 
 def _running(
     pages: tuple[bytes, ...], metric_map: MetricMap, previous: Sample | None, now: float
-) -> tuple[float, Mapping[BusyKey, float]]:
-    time = metric_map.running_time
-    # A family of gauges wins, where the page has one; the counters serve for the rest.
-    if time is None or any(_first(page, metric_map.running) for page in pages):
-        return _bounded(sum(_total(page, metric_map.running) for page in pages)), {}
-    busy = _cumulative(pages, time.microseconds, 1.0) | _cumulative(pages, time.seconds, 1e6)
-    return _mean_running(busy, previous, now), busy
+) -> tuple[float, float, Mapping[BusyKey, float]]:
+    """Return what gauges say, the mean by the counters of all other models, and all counters."""
+    told, busy, counted = 0.0, dict[BusyKey, float](), dict[BusyKey, float]()
+    for rank, page in enumerate(pages):
+        gauges = by_model(page, metric_map.running, metric_map.model_label)
+        told += sum(line.value for lines in gauges.values() for line in lines)
+        for series, factor in _counters(metric_map.running_time):
+            for line in select(page, series):
+                key = (rank, series.name, line.label_text)
+                busy[key] = min(line.value * factor, LARGEST)
+                if not gauges or model_of(line, metric_map.model_label) not in gauges:
+                    counted[key] = busy[key]
+    return told, _mean_running(counted, previous, now), busy
 
 
-def _cumulative(
-    pages: tuple[bytes, ...], selections: tuple[Series, ...], microseconds: float
-) -> dict[BusyKey, float]:
-    return {
-        (rank, series.name, line.label_text): min(line.value * microseconds, LARGEST)
-        for rank, page in enumerate(pages)
-        for series in selections
-        for line in _select(page, series)
-    }
+def _counters(time: BusyTime | None) -> Iterator[tuple[Series, float]]:
+    """Yield every counter of busy time, and what makes microseconds of it."""
+    if time is not None:
+        yield from ((series, 1.0) for series in time.microseconds)
+        yield from ((series, 1e6) for series in time.seconds)
 
 
 def _mean_running(busy: Mapping[BusyKey, float], previous: Sample | None, now: float) -> float:
     if previous is None:
         return 0.0
-    elapsed = now - previous.taken_at
+    elapsed, before = now - previous.taken_at, previous.running - previous.running_told
     if elapsed <= 0:
-        return previous.running
+        return before
     mean = _bounded(_growth(busy, previous.busy) / 1e6 / elapsed)
     weight = math.exp(-elapsed / BUSY_SMOOTHING_SECONDS)
-    return _bounded(previous.running * weight + mean * (1 - weight))
+    return _bounded(before * weight + mean * (1 - weight))
 
 
 def _growth(current: Mapping[BusyKey, float], before: Mapping[BusyKey, float]) -> float:
@@ -197,9 +191,9 @@ def _cache(pages: tuple[bytes, ...], alternatives: tuple[CacheInfo, ...]) -> tup
 
 def _cache_of(page: bytes, info: CacheInfo) -> tuple[int, int]:
     if info.info is not None:
-        labels = [line.labels() for line in _select(page, info.info)]
-        sizes = [_whole(one.get(info.block_size_label, "")) for one in labels]
-        blocks = [_whole(one.get(info.num_blocks_label, "")) for one in labels]
+        labels = [line.labels() for line in select(page, info.info)]
+        sizes = [whole(one.get(info.block_size_label, "")) for one in labels]
+        blocks = [whole(one.get(info.num_blocks_label, "")) for one in labels]
         return max(sizes, default=0), sum(blocks)
     if info.block_size is None or info.num_blocks is None:
         return 0, 0
@@ -207,71 +201,28 @@ def _cache_of(page: bytes, info: CacheInfo) -> tuple[int, int]:
     return int(_bounded(size)), int(_bounded(_total(page, (info.num_blocks,))))
 
 
-def _whole(text: str) -> int:
-    """Read a label that should be a whole number; 0 where it is not ("None")."""
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= 15 else 0
-
-
 def _started(pages: tuple[bytes, ...], series: Series | None) -> list[float]:
     if series is None:
         return []
-    return [line.value for page in pages for line in _select(page, series) if line.value > 0]
+    return [line.value for page in pages for line in select(page, series) if line.value > 0]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Activity:
-    """Samples of the LoRA family, each as (value, labels), in the order of their values."""
-
-    moments: tuple[tuple[float, Mapping[str, str]], ...] = ()
-    running: tuple[str, ...] = ()
-    waiting: tuple[str, ...] = ()
-    max_loras: int | None = None
-
-    @classmethod
-    def read(cls, pages: tuple[bytes, ...], series: Series | None) -> _Activity:
-        if series is None:
-            return cls()
-        moments: list[tuple[float, Mapping[str, str]]] = []
-        running: set[str] = set()
-        waiting: set[str] = set()
-        slots: list[int] = []
-        for page in pages:
-            lines = _select(page, series)
-            if not lines:
-                continue
-            moments += [(line.value, line.labels()) for line in _newest(lines)]
-            newest = max(lines, key=lambda line: line.value).labels()
-            running.update(_names(newest, "running_lora_adapters"))
-            waiting.update(_names(newest, "waiting_lora_adapters"))
-            if most := _whole(newest.get("max_lora", "")):
-                slots.append(most)
-        return cls(
-            moments=tuple(sorted(moments, key=lambda moment: moment[0])),
-            running=tuple(sorted(running)),
-            waiting=tuple(sorted(waiting)),
-            max_loras=min(slots, default=None),
-        )
-
-    @property
-    def newest_at(self) -> float:
-        return self.moments[-1][0] if self.moments else 0.0
-
-    def since(self, previous: Sample | None) -> tuple[tuple[float, tuple[str, ...]], ...]:
-        after = -1.0 if previous is None else previous.lora_activity_at
-        if self.newest_at < after:  # another engine process, which counts anew
-            after = -1.0
-        return tuple(
-            (value, names)
-            for value, labels in self.moments
-            if value > after and (names := _names(labels, "running_lora_adapters"))
-        )
+def _activity(
+    lines: Sequence[list[bytes]],
+    series: Series | None,
+    previous: Sample | None,
+    unix_now: float,
+) -> tuple[Activity, ...]:
+    if series is None:
+        return ()
+    before = previous.lora_ranks if previous is not None else ()
+    if len(before) != len(lines):
+        before = (Activity(),) * len(lines)
+    return tuple(
+        read_activity(own, series, known, unix_now)
+        for own, known in zip(lines, before, strict=True)
+    )
 
 
-def _newest(lines: list[Line]) -> list[Line]:
-    if len(lines) <= MAX_ACTIVITY:
-        return lines
-    return sorted(lines, key=lambda line: line.value)[-MAX_ACTIVITY:]
-
-
-def _names(labels: Mapping[str, str], label: str) -> tuple[str, ...]:
-    return tuple(name for part in labels.get(label, "").split(",") if (name := part.strip()))
+def _names(lists: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    return tuple(sorted({name for names in lists for name in names}))

@@ -9,7 +9,7 @@ import yaml
 
 from lab import LabError
 from lab.kube import Kube
-from tests.support.picker_config import shipped_configs
+from lab.picker_config import shipped_configs
 from tests.support.pool_place import crd_files
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"

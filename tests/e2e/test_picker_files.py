@@ -17,6 +17,7 @@ import pytest
 
 from lab.epp import VERBOSE
 from lab.picker import PickerLab, Pod, wait_until
+from lab.picker_config import lab_config, staleness_seconds
 from lab.vllm import complete, stream
 from tests.support.picker_claims import (
     POLL_ERRORS,
@@ -30,7 +31,6 @@ from tests.support.picker_claims import (
     moved_lora_is_followed,
     slots_are_known_at_rest,
 )
-from tests.support.picker_config import lab_config, staleness_seconds
 
 pytestmark = [pytest.mark.vllm, pytest.mark.epp]
 
@@ -163,20 +163,20 @@ def test_a_lora_of_one_pod_is_answered_there_from_its_first_request_on(open_scen
         pod.agent.stop()
         pod.start_agent(f"--lora-labels={labels}")
         wait_until(f"readiness of {pod.name}", pod.is_ready)
-    with open_scene("some-pods") as scene:
+    with open_scene() as scene:
         lora_of_one_pod_is_answered_there(scene)
     with (
-        open_scene("some-pods", direct=True) as direct,
+        open_scene(direct=True) as direct,
         pytest.raises(AssertionError, match="404"),
     ):
         lora_of_one_pod_is_answered_there(direct)
 
 
 def test_a_lora_that_moves_is_followed(open_scene, report):
-    with open_scene("some-pods") as scene:
+    with open_scene() as scene:
         report("move", moved_lora_is_followed(scene))
     with (
-        open_scene("some-pods", direct=True) as direct,
+        open_scene(direct=True) as direct,
         pytest.raises(AssertionError, match="404"),
     ):
         moved_lora_is_followed(direct)
@@ -193,10 +193,10 @@ def test_a_hung_engine_is_left_out_and_comes_back(open_scene, report):
 
 def test_without_the_filter_a_hung_engine_keeps_its_requests(open_scene):
     # Its LoRAs are in no other slot, which weighs more here than all that is wrong with it.
-    with open_scene("some-pods") as scene:
+    with open_scene() as scene:
         hung_engine_is_left_out(scene)
     with (
-        open_scene("some-pods", without="utilization-detector") as scene,
+        open_scene(without="utilization-detector") as scene,
         pytest.raises(AssertionError, match="sent to the hung pod"),
     ):
         hung_engine_is_left_out(scene)

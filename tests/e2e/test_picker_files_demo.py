@@ -61,7 +61,8 @@ def test_without_a_picker_the_lab_says_what_to_do(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "demo.picker"],
         cwd=ROOT,
-        env=os.environ | {"MODEL_SIDECAR_LAB": str(tmp_path), "PATH": os.defpath},
+        # No program is needed to say so, and there may be a picker in any folder of the machine.
+        env=os.environ | {"MODEL_SIDECAR_LAB": str(tmp_path), "PATH": str(tmp_path)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

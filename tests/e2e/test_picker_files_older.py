@@ -9,7 +9,7 @@ import yaml
 
 from lab import golang
 from lab.install import run
-from tests.support.picker_config import SHIPPED
+from lab.picker_config import SHIPPED
 
 pytestmark = pytest.mark.kube
 

@@ -155,7 +155,7 @@ async def test_a_spread_edit_never_has_many_pods_fetching_or_replacing_at_once(
         assert "Spread" in edit.told
         late = [turn - place for turn, place in zip(edit.turns, places, strict=True)]
         assert min(late) > -0.05
-        assert max(late) < 3.0
+        assert max(late) < BEYOND_SECONDS
     # What it is for.
     assert at_once.peak > PODS / 2
     for edit in edits:

@@ -104,7 +104,6 @@ async def running_agent(
     agent = Agent(settings, adapter=adapter(engine, options), source=open_source(settings))
     sockets = open_sockets(settings.listen)
     port, stop = bound_port(sockets), asyncio.Event()
-    await agent.open()
     task = asyncio.create_task(agent.run(stop, sockets, open_tls(settings)))
     try:
         yield Running(agent=agent, engine=engine, config=config, port=port, stop=stop)

@@ -21,6 +21,8 @@ class Request:
     query: Mapping[str, str]
     headers: Mapping[str, str]
     at: float
+    method: str = "GET"
+    body: bytes = b""
 
     @property
     def is_watch(self) -> bool:
@@ -149,12 +151,16 @@ class ScriptedKube:
     async def _answer_one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         first, *fields = head.strip().split("\r\n")
-        target = urlsplit(first.split()[1])
+        method, address, _ = first.split()
+        target = urlsplit(address)
+        headers = {one.split(": ")[0].lower(): one.split(": ", 1)[1] for one in fields}
         request = Request(
             path=target.path,
             query={name: values[0] for name, values in parse_qs(target.query).items()},
-            headers={one.split(": ")[0].lower(): one.split(": ", 1)[1] for one in fields},
+            headers=headers,
             at=time.monotonic(),
+            method=method,
+            body=await reader.readexactly(int(headers.get("content-length", 0))),
         )
         self.requests.append(request)
         self._changed.set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from adapters.base import (
     Capabilities,
@@ -52,6 +52,9 @@ class Scripted:
         """(verb, name) -> released by the test."""
         self.errors: dict[tuple[str, str], Exception] = {}
         self.down: Exception | None = None
+        self.silent: asyncio.Event | None = None
+        """Looks wait for it, ``patience`` seconds at most."""
+        self.patience = 5.0
         self.reports: dict[str, Progressed] = {}
         """By name, how its last fetch reports progress."""
         self.looks = 0
@@ -80,6 +83,12 @@ class Scripted:
 
     async def observe(self) -> EngineState:
         self.looks += 1
+        if self.silent is not None:
+            try:
+                async with asyncio.timeout(self.patience):
+                    await self.silent.wait()
+            except TimeoutError:
+                raise EngineTimeout("the engine did not answer a look at it") from None
         if self.down is not None:
             raise self.down
         return self.engine.observe()
@@ -153,6 +162,8 @@ class Loop:
         self.saved: list[Memory] = []
         self.propagated: list[float] = []
         self.restarts = 0
+        self.heard_at = float("-inf")
+        """When the engine last answered anything but a look, in the clock's unix seconds."""
         self.ended: list[tuple[Action, Outcome]] = []
         self.forgotten: list[str] = []
         self.loaded: list[str] = []
@@ -193,6 +204,7 @@ class Loop:
                 self.scripted,
                 self.world,
                 now=self._now,
+                heard_at=lambda: self.heard_at,
                 restarted=self._restarted,
                 seen=lambda state: None,
             ),
@@ -279,6 +291,14 @@ class Loop:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+    async def unready_within(self, seconds: float) -> bool:
+        """Let the fake clock run on; tell whether the pod was not ready meanwhile."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.board.status.ready:
+                    await self.board.wait_changed(seconds)
+        return not self.board.status.ready
 
     async def wait(self, condition: Callable[[Status], bool], timeout: float = 60.0) -> Status:
         """Wait until the published status is so; ``timeout`` in seconds of the fake clock."""

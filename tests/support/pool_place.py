@@ -22,9 +22,9 @@ from lab.envoy import SERVED_BY
 from lab.kube import Kube
 from lab.kubelet import NODE, Kubelet
 from lab.picker import Entry, Picker, PickerLab, Pod
+from lab.picker_config import lab_config
 from lab.web import post
 from tests.support.picker_claims import EXTRACT_ERRORS, POLL_ERRORS, QUEUE
-from tests.support.picker_config import lab_config
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 CRDS = "MODEL_SIDECAR_CRDS"
@@ -36,7 +36,7 @@ NO_CRDS = (
 WANTED = ("inferencepools.inference.networking.k8s.io", "inferencemodelrewrites.llm-d.ai")
 AGENT, ENGINE = "model-sidecar", "vllm"
 """Names of the containers in the manifest."""
-CONFIG = "some-pods"
+CONFIG = "default"
 """For pods that do not all hold the same LoRAs."""
 Json = dict[str, Any]
 _numbers = count(1)
@@ -111,7 +111,8 @@ class PoolPlace:
 
         Containers in ``unprobed`` have no readinessProbe, as if nobody had thought of it.
         """
-        documents = yaml.safe_load_all((MANIFESTS / "vllm.yaml").read_text())
+        shipped = self._cluster.kubectl("kustomize", str(MANIFESTS / "overlays" / "vllm"))
+        documents = yaml.safe_load_all(shipped)
         (deployment,) = [one for one in documents if one["kind"] == "Deployment"]
         template = deployment["spec"]["template"]
         spec = template["spec"] | {"nodeName": NODE}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,15 @@ from adapters.base import (
     EngineState,
     EngineTimeout,
     EngineUnavailable,
+    FiguresAdapter,
     Kind,
+    RanksAdapter,
     Residency,
     Target,
 )
 from adapters.fake import FakeAdapter, FakeEngine
 from adapters.fake.engine import Held
-from adapters.ranks import WORST_FIRST, RankedAdapter, merge_states
+from adapters.ranks import WORST_FIRST, RankedAdapter, join_ranks, merge_states
 from tests.support.artifacts import write_fake_lora
 
 LORA = Target(name="sql", kind=Kind.LORA)
@@ -112,6 +115,46 @@ async def test_pages_come_in_the_order_of_the_ranks(ranks: Ranks):
     assert [
         f'waiting{{engine="0",model_name="base"}} {i}'.encode() in p for i, p in enumerate(pages)
     ] == [True] * 3
+
+
+class Narrow(FakeAdapter):
+    """A rank that can be asked for its figures alone."""
+
+    async def scrape_figures(self) -> tuple[bytes, ...]:
+        return await self.scrape()
+
+
+async def test_figures_alone_are_offered_where_every_rank_has_them():
+    plain, narrow = FakeAdapter(FakeEngine(), OPTIONS), Narrow(FakeEngine(), OPTIONS)
+    assert not isinstance(join_ranks((plain, plain)), FiguresAdapter)
+    assert not isinstance(join_ranks((plain, narrow)), FiguresAdapter)
+    ranked = join_ranks((narrow, narrow))
+    assert isinstance(ranked, FiguresAdapter)
+    assert len(await ranked.scrape_figures()) == 2
+
+
+class Late(FakeAdapter):
+    """A rank whose page takes so many seconds."""
+
+    def __init__(self, seconds: float):
+        super().__init__(FakeEngine(), OPTIONS)
+        self._seconds = seconds
+
+    async def scrape(self) -> tuple[bytes, ...]:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.Event().wait(), self._seconds)
+        return await super().scrape()
+
+
+@pytest.mark.looptime
+async def test_the_first_answer_of_a_scrape_tells_how_old_its_pages_are():
+    now = asyncio.get_running_loop().time
+    began = now()
+    adapter = join_ranks((Late(0.6), Late(0.2), Late(0.4)))
+    assert isinstance(adapter, RanksAdapter)
+    await adapter.scrape()
+    assert now() - began == pytest.approx(0.6, abs=0.01)
+    assert adapter.answered_at - began == pytest.approx(0.2, abs=0.01)
 
 
 class Scripted(FakeAdapter):

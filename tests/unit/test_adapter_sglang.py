@@ -188,6 +188,24 @@ async def test_what_a_refused_load_took_the_place_of_is_loaded_again(
     assert script.posted()[3:] == [("load", "/store/sql/1")]
 
 
+async def test_what_is_loaded_again_is_pinned_as_it_was(adapter: SglangAdapter, script: Script):
+    pinned = Target(name="sql", kind=Kind.LORA, parameters={"pinned": True})
+    script.on("/load_lora_adapter", DONE, HELD, said("bad rank"), DONE, HELD, said("no"), DONE)
+    script.on("/unload_lora_adapter", DONE)
+    await adapter.load(pinned, "/store/sql/1")
+    former = script.asked[-1]
+    script.held = "/store/sql/1"
+    with pytest.raises(EngineRejected, match="bad rank"):
+        await adapter.load(LORA, "/store/sql/2")
+    assert script.asked[-1] == former
+    # Of what somebody else loaded, the path is all that is known.
+    script.held = "/elsewhere/sql"
+    with pytest.raises(EngineRejected, match="no"):
+        await adapter.load(LORA, "/store/sql/2")
+    body = script.asked[-1][1]
+    assert body == {"lora_name": "sql", "lora_path": "/elsewhere/sql"}
+
+
 async def test_a_former_revision_that_cannot_come_back_is_told(
     adapter: SglangAdapter, script: Script
 ):

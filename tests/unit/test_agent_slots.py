@@ -49,3 +49,18 @@ async def test_a_look_of_before_the_load_takes_no_lora_out_of_its_slot(tmp_path)
         status = await agent.apply([{"name": "sql", "source": str(source)}])
         assert adapters[0].late
         assert status.targets["sql"].in_slot
+
+
+async def test_a_warm_up_is_known_to_bring_a_lora_into_its_slot(tmp_path):
+    engine = FakeEngine(max_loras=1, max_cpu_loras=2)
+    async with running_agent(tmp_path, engine) as agent:
+        first, second = (
+            {"name": name, "source": str(write_tiny_lora(tmp_path / name))}
+            for name in ("first", "second")
+        )
+        await agent.apply([first])
+        status = await agent.apply([first, second])
+        assert [one.in_slot for one in status.targets.values()] == [False, True]
+        # Nothing but the answer to the warm-up tells of it: nobody asks for the engine's page.
+        status = await agent.apply([first | {"warmup": True}, second])
+        assert [one.in_slot for one in status.targets.values()] == [True, False]

@@ -25,7 +25,7 @@ def go_on(cadence, took, changed=False, failed=False, late=0.0):
     began = max(cadence.due_at, cadence.ended_at, 0.0) + late
     if failed:
         return cadence.failed(began, began + took)
-    return cadence.sampled(began, began + took, changed=changed)
+    return cadence.sampled(began, began + took, began + took, changed=changed)
 
 
 scrapes = st.fixed_dictionaries(

@@ -17,7 +17,8 @@ from sidecar.cli import build_parser, main, plan_fields
 from sidecar.flags import flags
 from sidecar.settings import Settings
 
-COMMANDS = ("run", "plan", "validate", "status", "version")
+COMMANDS = ("run", "plan", "validate", "status", "models", "inject", "webhook", "version")
+OPERATIONS = ("list", "create", "delete", "exists", "add", "remove")
 HEAVY = (
     "httpcore",
     "kubernetes",
@@ -102,6 +103,33 @@ def test_help_of_every_command(command, capsys):
     assert f"model-sidecar {command}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_help_of_every_operation_on_a_configmap(operation, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["models", operation, "--help"])
+    assert caught.value.code == 0
+    assert f"model-sidecar models {operation}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (("models",), "OPERATION"),
+        (("models", "list"), "--configmap"),
+        (("models", "add", "a", "--configmap=m", "--source=/a", "--wait"), "-l SELECTOR"),
+        (("inject",), "-f"),
+        (("webhook",), "--tls-cert-file or --self-signed"),
+        (("status", "--targets"), "-l"),
+        (("status", "--port", "0"), "'0' is no port"),
+        (("run", "--config-dir=/c", "--condition=nice"), "--condition"),
+    ],
+)
+def test_command_for_the_cluster_that_cannot_be_read_says_why(argv, says, capsys):
+    said = usage_error(capsys, *argv)
+    assert says in said
+    assert "Try: model-sidecar" in said
+
+
 def test_help_lists_every_command_with_a_summary():
     text = build_parser().format_help()
     for command in COMMANDS:
@@ -127,6 +155,7 @@ def test_version_tells_versions_and_engines(capsys):
     [
         (["version"], HEAVY),
         (["status", "--url", "http://127.0.0.1:1"], HEAVY),
+        (["inject", "-f", "/dev/null"], HEAVY),
         (["validate", "/dev/null"], tuple(set(HEAVY) - {"pydantic"})),
     ],
 )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sidecar.cli import main
 from sidecar.commands.manifests import read_file_text
-from sidecar.commands.validate import check
+from sidecar.commands.validate import check, read_files
 
 GOOD = "models:\n- name: a\n  source: /a\n- name: b\n  source: /b\n"
 BAD = "models:\n- name: a\n  source: /a\n  digest: abc\n"
@@ -131,10 +131,10 @@ def test_manifest_tells_configmap_key_and_the_line_in_the_file(tmp_path, capsys)
 def test_keys_of_one_configmap_clash_and_two_configmaps_do_not(tmp_path, capsys):
     one = {"models.yaml": GOOD, "model-list.json": '[{"name": "a", "storage_path": "s3://b/a"}]'}
     alone = {"models.yaml": GOOD}
-    assert len(check([configmaps(tmp_path, "one.json", one)]).problems) == 1
-    assert check([configmaps(tmp_path, "two.json", alone, alone)]).problems == ()
+    assert len(check(read_files([configmaps(tmp_path, "one.json", one)])).problems) == 1
+    assert check(read_files([configmaps(tmp_path, "two.json", alone, alone)])).problems == ()
     files = [configmaps(tmp_path, name, alone) for name in ("three.json", "four.json")]
-    assert check(files).problems == ()
+    assert check(read_files(files)).problems == ()
 
 
 def configmaps(directory, name, *data):
@@ -161,9 +161,9 @@ def test_binary_data_is_decoded_as_the_agent_does(tmp_path):
         )
 
     good = write(tmp_path, "good.yaml", manifest(base64.b64encode(GOOD.encode()).decode()))
-    assert check([good]).problems == ()
+    assert check(read_files([good])).problems == ()
     for encoded in ("'*'", base64.b64encode(b"\xff").decode()):
-        (problem,) = check([write(tmp_path, "bad.yaml", manifest(encoded))]).problems
+        (problem,) = check(read_files([write(tmp_path, "bad.yaml", manifest(encoded))])).problems
         assert problem.where.endswith("bad.yaml: configmap m: models.yaml (line 4)")
 
 
@@ -212,3 +212,63 @@ def test_nothing_in_a_document_steers_the_terminal(tmp_path, capsys):
 def test_every_text_is_answered_with_documents_or_problems(text):
     found = read_file_text("x.yaml", "x.yaml", text)
     assert found.texts or found.problems or found.is_manifest
+
+
+ROUTES = """\
+apiVersion: llm-d.ai/v1alpha2
+kind: InferenceModelRewrite
+metadata: {name: canary, namespace: chat}
+spec:
+  poolRef: {name: pool}
+  rules:
+  - targets:
+    - {modelRewrite: a, weight: 9}
+    - {modelRewrite: c, weight: 1}
+"""
+GATE = """\
+apiVersion: aigateway.envoyproxy.io/v1beta1
+kind: AIGatewayRoute
+metadata: {name: gate, namespace: chat}
+spec:
+  rules:
+  - matches:
+    - headers: [{name: x-ai-eg-model, value: a}]
+"""
+
+
+def test_routes_are_checked_against_all_documents(tmp_path, capsys):
+    documents = write(tmp_path, "models.yaml", GOOD)
+    rewrites, gate = write(tmp_path, "r.yaml", ROUTES), write(tmp_path, "g.yaml", GATE)
+    code, lines = validate(capsys, documents, "--with", rewrites, "--with", gate)
+    assert code == 1
+    place = "InferenceModelRewrite chat/canary: spec.rules[0].targets[1].modelRewrite (line 9)"
+    assert lines[0].startswith(f"{rewrites}: {place}: 'c' is in no document; ")
+    assert lines[1].startswith(f"{documents}: models[1] (line 4): no rule of an AIGatewayRoute ")
+    assert lines[2:] == ["1 document, 2 entries, 2 problems"]
+
+
+def test_routes_that_lead_where_they_should_are_no_problem(tmp_path, capsys):
+    both = write(tmp_path, "all.yaml", MANIFEST.replace("digest: abc", "kind: model") + "---\n")
+    everything = tmp_path / "with.yaml"
+    rewrite = ROUTES.replace("modelRewrite: c", "modelRewrite: a")
+    everything.write_text(f"{GATE}---\n{rewrite}")
+    assert validate(capsys, both, "--with", str(everything))[0] == 0
+
+
+def test_one_stream_may_hold_documents_and_routes(capsys, monkeypatch):
+    stream = f"{MANIFEST.replace('digest: abc', 'kind: lora')}---\n{GATE}".encode()
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(stream)))
+    assert validate(capsys, "-", "--with", "-") == (0, ["1 document, 1 entry, no problems"])
+
+
+def test_routes_that_cannot_be_read_are_a_problem(tmp_path, capsys):
+    documents = write(tmp_path, "models.yaml", GOOD)
+    empty = write(tmp_path, "pod.yaml", "apiVersion: v1\nkind: Pod\n")
+    broken = write(tmp_path, "broken.yaml", "kind: ]\n")
+    missing = str(tmp_path / "missing.yaml")
+    flags = [part for file in (empty, broken, missing) for part in ("--with", file)]
+    code, lines = validate(capsys, documents, *flags)
+    assert code == 1
+    assert lines[0].startswith(f"{empty}: no route is in it")
+    assert lines[1].startswith(f"{broken} (line 1, column 7): it is no YAML")
+    assert lines[2].startswith(f"{missing}: it cannot be read")

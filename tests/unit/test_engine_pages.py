@@ -132,7 +132,7 @@ CASES = {
     ),
     "Triton with TensorRT-LLM, several models and versions": Case(
         files=("triton-trtllm-metrics-models.txt",),
-        figures=Figures(queued=3, running=16, kv=0.5, block_size=64, blocks=3500),
+        figures=Figures(queued=7, running=16, kv=0.5, block_size=64, blocks=3500),
     ),
     "Triton with the vLLM backend, one look": Case(
         files=("triton-vllm-metrics.txt",), figures=Figures(queued=1, running=0)

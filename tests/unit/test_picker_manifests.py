@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
+from lab.picker_config import SHIPPED, shipped_configs
 from sidecar.settings import from_flags
-from tests.support.picker_config import SHIPPED, shipped_configs
 
 configs = pytest.mark.parametrize("path", shipped_configs(), ids=lambda path: path.stem)
 
 
 def test_there_are_configurations():
-    assert {"default", "some-pods"} <= {path.stem for path in shipped_configs()}
+    assert {"default"} <= {path.stem for path in shipped_configs()}
 
 
 def default_port() -> int:
@@ -74,14 +74,13 @@ def load_weight(found: dict[str, float]) -> float:
 
 
 def test_a_slot_gains_less_than_load_costs():
-    default, some_pods = (weights(SHIPPED / f"{name}.yaml") for name in ("default", "some-pods"))
-    assert default["lora-affinity-scorer"] < load_weight(default)
+    found = weights(SHIPPED / "default.yaml")
     # The gap between the tiers of a LoRA in a slot and of one that is held elsewhere.
-    assert some_pods["lora-affinity-scorer"] * (1.0 - 0.6) < load_weight(some_pods)
+    assert found["lora-affinity-scorer"] * (1.0 - 0.6) < load_weight(found)
 
 
-def test_holding_a_lora_outweighs_all_else_where_only_some_pods_hold_it():
-    found = weights(SHIPPED / "some-pods.yaml")
+def test_holding_a_lora_outweighs_all_else():
+    found = weights(SHIPPED / "default.yaml")
     others = sum(found.values()) - found["lora-affinity-scorer"]
     assert found["lora-affinity-scorer"] * 0.6 > others
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.base import Kind
+from sidecar.core.page_cache import PageCache
 from sidecar.core.picker_page import (
     LabelValues,
     LoraLabels,
@@ -307,21 +308,39 @@ def test_whatever_is_said_is_read_back(published, data, sample, mode, clock):
             assert told == (read.active, read.waiting, read.max_lora)
 
 
-def resident_loras(published):
-    """The LoRAs that the engine holds and whose names can stand in a list."""
+@settings(max_examples=250)
+@given(
+    published=statuses(),
+    data=st.data(),
+    mode=st.sampled_from(LoraLabels),
+    base=st.sampled_from(["base", "org/model:7b", "", " odd", "a,b"]) | st.text(max_size=5),
+)
+def test_a_lora_stands_after_the_name_of_its_base_wherever_clients_ask_so(
+    published, data, mode, base
+):
+    published = replace(published, engine=replace(published.engine, base_model=base))
+    replay = data.draw(replays(published.targets))
+    cache = PageCache(mode, lambda: 1763600000.5, after_base=True)
+    read = oracle.check_page(cache.page(Sample(taken_at=0.0), published, replay).body)
+    assert read.errors == []
+    check_loras(read, published, replay, mode, before=f"{base}:" if base else "")
+
+
+def resident_loras(published, before=""):
+    """The LoRAs that the engine holds and whose names can stand in a list, ``before`` each."""
     return {
-        one.name
+        before + one.name
         for one in published.targets.values()
-        if one.kind is Kind.LORA and one.state is State.RESIDENT and is_listable(one.name)
+        if one.kind is Kind.LORA and one.state is State.RESIDENT and is_listable(before + one.name)
     }
 
 
-def check_loras(read, published, replay, mode):
+def check_loras(read, published, replay, mode, before=""):
     """Say of every LoRA what the page must say, from what is published alone."""
     targets, document = published.targets.values(), published.document
-    resident = resident_loras(published)
-    elsewhere = {one.name for one in targets if not one.everywhere}
-    assert read.active == resident & set(replay.in_slot)
+    resident = resident_loras(published, before)
+    elsewhere = {before + one.name for one in targets if not one.everywhere}
+    assert read.active == resident & {before + name for name in replay.in_slot}
     waiting = {
         LoraLabels.AUTO: resident & elsewhere,
         LoraLabels.RESIDENCY: set(),

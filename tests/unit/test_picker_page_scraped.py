@@ -51,8 +51,10 @@ class Engine:
     def __init__(self, metric_map: MetricMap) -> None:
         self.metric_map = metric_map
         self.pages: tuple[bytes, ...] = ()
+        self.scrapes = 0
 
     async def scrape(self):
+        self.scrapes += 1
         return self.pages
 
     async def observe(self):
@@ -190,12 +192,19 @@ def test_what_the_engine_gets_wrong_does_not_come_through(status):
 
 
 def test_a_clock_that_goes_back_does_not_take_the_lora_value_with_it():
-    times = iter([9.0, 5.0, 7.0, 11.0])
+    times = [9.0, 5.0, 7.0, 11.0]
     names = ["sql", "chat", "", "ocr"]
     boards = [status_of(target(name)) if name else status_of() for name in names]
     engine = Engine(VLLM_METRICS)
     answers = asyncio.run(
-        scraped(engine, boards, lambda: next(times), LoraLabels.AUTO, 2, [(WELL,)] * 4)
+        scraped(
+            engine,
+            boards,
+            lambda: times[engine.scrapes - 1],
+            LoraLabels.AUTO,
+            2,
+            [(WELL,)] * 4,
+        )
     )
     oracle.check_pages(one.body for one in answers)
     values = [oracle.scalar(oracle.parse(one.body), "vllm:lora_requests_info") for one in answers]

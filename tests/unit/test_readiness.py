@@ -18,7 +18,9 @@ from sidecar.core.readiness import (
     Facts,
     Gate,
     answered,
+    asked,
     evaluate,
+    listened,
 )
 
 NOW = 10_000.0
@@ -71,17 +73,21 @@ TABLE = {
     "no engine yet": Row("The engine has not answered yet.", incarnation=0),
     "asleep": Row("The engine is asleep.", latch=PASSED, asleep=True),
     "one unanswered look": Row(
-        "", ready=True, latch=PASSED, answering=Answering(since=NOW - GRACE_SECONDS)
+        "",
+        ready=True,
+        latch=PASSED,
+        answering=Answering(since=NOW, silent_since=NOW - GRACE_SECONDS),
     ),
-    "unanswering for longer than the grace": Row(
+    "silent for longer than the grace": Row(
         "The engine has not answered for 6 s.",
         latch=PASSED,
-        answering=Answering(since=NOW - 6.0),
+        answering=Answering(since=NOW - 1.0, lost=True, silent_since=NOW - 6.0),
     ),
-    "unanswering again, having been lost": Row(
-        "The engine has not answered for 1 s.",
+    "a look on its way": Row(
+        "",
+        ready=True,
         latch=PASSED,
-        answering=Answering(since=NOW - 1.0, lost=True),
+        answering=replace(UP, silent_since=NOW - GRACE_SECONDS, listened_at=NOW),
     ),
     "back, but not for long": Row(
         "The engine answers again; waiting for it to stay.",
@@ -317,11 +323,31 @@ def test_the_initial_timeout_counts_from_the_engines_first_answer():
     assert evaluate(first.latch, row, now=NOW + 600.0).ready
 
 
+NEVER = float("-inf")
+TICK = 0.25
+
+
+def look(state: Answering, *, at: float, ok: bool) -> Answering:
+    """One look that ends at once; the looks before it go on as if nothing happened."""
+    state = asked(state, now=NOW + at)
+    if not ok:
+        state = listened(state, heard_at=NEVER, now=NOW + at)
+    return answered(state, ok=ok, now=NOW + at)
+
+
 def looks(*script: tuple[float, bool]) -> Answering:
-    """Return how the engine answers after looks at these seconds."""
-    state = Answering()
+    """Return how the engine answers after looks at these seconds, failing on in between."""
+    state, last = Answering(), 0.0
     for at, ok in script:
-        state = answered(state, ok=ok, now=NOW + at)
+        state = listen(state, last, at)
+        state, last = look(state, at=at, ok=ok), at
+    return state
+
+
+def listen(state: Answering, began: float, until: float, heard_at: float = NEVER) -> Answering:
+    """Listen four times a second; the seconds are those after ``NOW``."""
+    for tick in range(1, int((until - began) / TICK) + 1):
+        state = listened(state, heard_at=NOW + heard_at, now=NOW + began + tick * TICK)
     return state
 
 
@@ -354,3 +380,71 @@ def test_an_outage_without_a_look_within_it_counts_too():
     back = looks((0.0, True), (1.0, False), (20.0, True))
     assert back.lost
     assert not is_ready(back, 20.5)
+
+
+def test_silence_counts_from_the_question_and_not_from_its_deadline():
+    hung = asked(look(Answering(), at=0.0, ok=True), now=NOW + 3.0)
+    still = listen(hung, 3.0, 3.0 + GRACE_SECONDS)
+    assert is_ready(still, 3.0 + GRACE_SECONDS)
+    gone = listen(hung, 3.0, 3.0 + GRACE_SECONDS + TICK)
+    assert gone.gone
+    assert gone.since == gone.listened_at
+    assert not is_ready(gone, 3.0 + GRACE_SECONDS + TICK)
+
+
+def test_silence_goes_on_from_one_failed_look_to_the_next():
+    gone = looks((0.0, True), (1.0, False), (3.0, False), (6.0, False), (6.5, False))
+    assert gone.silent_since == NOW + 1.0
+    assert not is_ready(gone, 6.5)
+    assert is_ready(looks((0.0, True), (1.0, False), (3.0, False), (6.0, False)), 6.0)
+
+
+@pytest.mark.parametrize("pause", [0.0, 5.0, 1e6])
+@pytest.mark.parametrize("late", [0.0, 1.0, GRACE_SECONDS])
+def test_who_is_not_asked_is_not_silent_and_who_answers_in_time_is_not_gone(pause, late):
+    seen = look(Answering(), at=0.0, ok=True)
+    waited = listen(asked(seen, now=NOW + pause), pause, pause + late)
+    assert is_ready(waited, pause + late)
+    after = answered(waited, ok=True, now=NOW + pause + late)
+    assert after.silent_since is None
+    assert not after.lost
+    assert after.since == seen.since
+
+
+def test_what_is_heard_while_the_first_look_waits_is_no_silence():
+    asking = asked(look(Answering(), at=0.0, ok=True), now=NOW)
+    heard = listen(asking, 0.0, 9.0, heard_at=4.0)
+    assert is_ready(heard, 9.0)
+    assert listen(asking, 0.0, 9.25, heard_at=4.0).gone
+
+
+def test_what_was_heard_before_the_look_makes_no_silence_longer():
+    asking = asked(look(Answering(), at=0.0, ok=True), now=NOW + 100.0)
+    assert listen(asking, 100.0, 101.0, heard_at=0.0).silent_since == NOW + 100.0
+
+
+def test_samples_do_not_hide_that_looks_fail():
+    failed = looks((0.0, True), (1.0, False))
+    assert listen(failed, 1.0, 6.25, heard_at=6.0).gone
+
+
+def test_an_agent_that_stood_still_concludes_nothing_from_it():
+    asking = asked(look(Answering(), at=0.0, ok=True), now=NOW)
+    woken = listened(listen(asking, 0.0, 2.0), heard_at=NEVER, now=NOW + 60.0)
+    assert is_ready(woken, 60.0)
+    assert is_ready(answered(woken, ok=False, now=NOW + 60.0), 60.0)
+    # What was heard in silence before counts: 2 s.
+    assert is_ready(listen(woken, 60.0, 63.0), 63.0)
+    assert listen(woken, 60.0, 63.25).gone
+
+
+def test_an_engine_that_never_answered_is_gone_after_the_grace_too():
+    asking = asked(Answering(), now=NOW)
+    gone = listen(asking, 0.0, GRACE_SECONDS + TICK)
+    assert gone.gone
+    assert look(gone, at=8.0, ok=True).lost
+
+
+def test_a_moment_without_a_question_is_no_silence():
+    seen = look(Answering(), at=0.0, ok=True)
+    assert listened(seen, heard_at=NEVER, now=NOW + 50.0) == seen

@@ -11,6 +11,7 @@ import pytest
 from adapters.base import EngineState, Resident
 from sidecar.core.memory import Memory
 from sidecar.core.plan import plan
+from sidecar.core.readiness import GRACE_SECONDS, STEADY_SECONDS
 from sidecar.core.snapshot import Presence
 from sidecar.core.status import EngineCondition, State
 from tests.support.loop import DOWN, Loop
@@ -122,6 +123,63 @@ async def test_one_slow_answer_does_not_unready():
         agent.scripted.down = None
         status = await agent.wait(lambda one: one.engine.state is EngineCondition.UP)
         assert status.ready
+
+
+@pytest.mark.parametrize("patience", [2.0, 5.0, 60.0])
+async def test_a_silent_engine_unreadies_after_the_grace_whatever_a_looks_own_deadline(patience):
+    agent = Loop(VLLM)
+    async with agent.running():
+        agent.ask("a")
+        await agent.converge()
+        agent.scripted.silent, agent.scripted.patience = asyncio.Event(), patience
+        agent.reconciler.wake()
+        hung_at = agent.clock.now()
+        status = await agent.wait(lambda one: not one.ready)
+        assert GRACE_SECONDS < agent.clock.now() - hung_at <= GRACE_SECONDS + 0.6
+        assert status.reasons[0].startswith("The engine has not answered for ")
+        agent.scripted.silent.set()
+        await agent.wait(lambda one: one.ready, STEADY_SECONDS + 1.5)
+
+
+@pytest.mark.parametrize("after", [0.1, 2.5, 4.9])
+async def test_an_engine_that_hangs_between_looks_unreadies_by_the_next_one_and_the_grace(after):
+    agent = Loop(VLLM)
+    async with agent.running():
+        agent.ask("a")
+        await agent.converge()
+        await pause(after)
+        agent.scripted.silent = asyncio.Event()
+        hung_at = agent.clock.now()
+        await agent.wait(lambda one: not one.ready)
+        assert GRACE_SECONDS < agent.clock.now() - hung_at <= 5.0 + GRACE_SECONDS + 0.6
+
+
+async def test_an_answer_that_comes_late_within_the_grace_unreadies_nobody():
+    agent = Loop(VLLM)
+    async with agent.running():
+        agent.ask("a")
+        await agent.converge()
+        for _ in range(10):
+            agent.scripted.silent = asyncio.Event()
+            agent.reconciler.wake()
+            assert not await agent.unready_within(4.9)
+            agent.scripted.silent.set()
+            assert not await agent.unready_within(0.1)
+
+
+async def test_samples_keep_a_pod_ready_while_one_look_waits_and_no_longer():
+    agent = Loop(VLLM)
+    async with agent.running():
+        agent.ask("a")
+        await agent.converge()
+        agent.scripted.silent, agent.scripted.patience = asyncio.Event(), 8.0
+        agent.reconciler.wake()
+        for _ in range(70):
+            agent.heard_at = agent.clock.now()
+            assert not await agent.unready_within(0.1)
+        last = agent.heard_at
+        await agent.wait(lambda one: not one.ready)
+        assert GRACE_SECONDS < agent.clock.now() - last <= GRACE_SECONDS + 0.6
 
 
 async def test_an_engine_asleep_is_told_and_not_converged():

@@ -275,6 +275,44 @@ def test_a_stranger_with_requests_takes_a_slot_and_is_not_named():
     assert tracker.in_slot() == frozenset({"b", "c"})
 
 
+@given(
+    history,
+    st.lists(st.tuples(NAMES, st.floats(0, 1e6)), max_size=20),
+    st.floats(0, 1e6),
+    NAMES,
+)
+def test_what_is_used_now_is_in_a_slot_whatever_later_times_were_believed(moves, uses, now, name):
+    tracker = LoraTracker(max_loras=1, max_cpu_loras=4)
+    tracker.residents("abcdef")
+    for at, (move, other) in enumerate(moves):
+        if move == "load":
+            tracker.loaded(other, at * 1e5)
+        elif move == "unload":
+            tracker.forgotten(other)
+    tracker.active((at, (other,)) for other, at in uses)
+    before = tracker.replay
+    tracker.not_after(now)
+    assert [one.name for one in tracker.replay.held] == [one.name for one in before.held]
+    assert all(one.since <= one.used <= now for one in tracker.replay.held)
+    tracker.loaded(name, now)
+    tracker.active([(now, (name,))])
+    assert tracker.in_slot() == frozenset({name})
+
+
+@given(st.lists(st.sets(NAMES, min_size=1, max_size=2), max_size=20), st.floats(0, 100))
+def test_what_is_told_as_of_one_time_keeps_the_order_in_which_it_is_told(sets, now):
+    at_once, apart = LoraTracker(max_loras=2), LoraTracker(max_loras=2)
+    at_once.active((now, names) for names in sets)
+    apart.active((now + at, names) for at, names in enumerate(sets))
+    assert at_once.replay.in_slot == apart.replay.in_slot
+
+
+def test_times_that_are_past_change_nothing():
+    state = replay(loads="a b c")
+    assert state.not_after(3) is state
+    assert replay().not_after(0).held == ()
+
+
 def test_what_is_still_used_after_its_unloading_is_not_what_is_loaded_then():
     tracker = LoraTracker(max_loras=2, max_cpu_loras=2)
     tracker.residents(["a", "b", "c"])

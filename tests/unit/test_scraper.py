@@ -102,6 +102,19 @@ class NarrowEngine(Engine):
         return await super().scrape()
 
 
+class Ranks(Engine):
+    """Two ranks: the first answers at once, the other after ``delay``."""
+
+    def __init__(self):
+        super().__init__()
+        self.answered_at = 0.0
+
+    async def scrape(self):
+        answered_at, pages = now(), await super().scrape()
+        self.answered_at = answered_at
+        return pages * 2
+
+
 class Bench:
     """A scraper at work, and everything around it."""
 
@@ -426,6 +439,32 @@ async def test_the_age_counts_from_the_end_of_the_answer():
         assert not (await bench.get()).fresh
 
 
+async def test_the_age_of_several_ranks_counts_from_the_first_answer():
+    async with running(engine=Ranks()) as bench:
+        bench.engine.delay = 0.8
+        assert not (await bench.get()).fresh
+        await wait(0.55)
+        assert now() < 1.0
+        assert (await bench.get()).fresh
+        bench.engine.delay = 100.0
+        await wait(0.8)
+        assert now() - bench.engine.answered_at > 1.0
+        assert not (await bench.get()).fresh
+
+
+async def test_ranks_that_are_quick_enough_are_never_stale():
+    async with running(engine=Ranks()) as bench:
+        bench.engine.delay = 0.28
+        assert all(await bench.keep_asking(20.0))
+
+
+async def test_a_slow_rank_costs_no_more_than_its_share():
+    async with running(engine=Ranks()) as bench:
+        bench.engine.moves, bench.engine.delay = True, 0.016
+        await bench.keep_asking(4.0)
+        assert 9 <= bench.engine.scrapes <= 11
+
+
 async def test_while_the_engine_is_away_requests_do_not_wait():
     async with running() as bench:
         bench.engine.failure = EngineUnavailable("gone")
@@ -484,6 +523,17 @@ async def test_another_process_or_none_wakes_the_loop():
         bench.engine.failure = EngineUnavailable("refused")
         await bench.keep_asking(0.5)
         assert bench.wakes == 2
+
+
+async def test_an_engine_that_hangs_wakes_the_loop_once():
+    async with running() as bench:
+        await bench.keep_asking(0.5)
+        bench.engine.delay = 1e6
+        heard_at = bench.scraper.heard_at
+        await bench.keep_asking(5.0)
+        assert samples(bench, "timeout") > 1
+        assert bench.wakes == 1
+        assert bench.scraper.heard_at == heard_at
 
 
 async def test_a_publication_shows_at_once_without_a_sample():
@@ -625,6 +675,61 @@ async def test_the_present_interval_is_told():
         await bench.keep_asking(3.0)
         slow = oracle.scalar(oracle.parse(await bench.scraper.render_all()), name)
         assert slow == pytest.approx(0.2, abs=0.001)
+
+
+@pytest.mark.parametrize("engine", [Engine, NarrowEngine])
+async def test_who_asks_for_everything_at_once_gets_the_same(engine):
+    async with running(engine=engine()) as bench:
+        first, *others = await asyncio.gather(*(bench.scraper.render_all() for _ in range(5)))
+        assert all(one is first for one in others)
+        assert bench.engine.scrapes == 1
+        await wait(0.2)
+        bench.telemetry.engine_restarted()
+        later = oracle.parse(await bench.scraper.render_all())
+        assert oracle.scalar(later, "model_sidecar_engine_restarts_total") == 1
+
+
+async def test_what_is_published_since_is_told_at_once():
+    async with running() as bench:
+        await bench.scraper.render_all()
+        bench.board.publish(status("sql", ready=False))
+        families = oracle.parse(await bench.scraper.render_all())
+        assert oracle.scalar(families, "model_sidecar_ready") == 0
+
+
+async def test_everything_has_our_lora_family_and_not_the_engines():
+    async with running() as bench:
+        bench.engine.page += b"".join(
+            b'vllm:lora_requests_info{max_lora="8",running_lora_adapters="x%d"} %d\n' % (at, at)
+            for at in range(3)
+        )
+        families = oracle.parse(await bench.scraper.render_all())
+        assert len(families["vllm:lora_requests_info"].samples) == 1
+
+
+async def test_a_clock_that_is_set_back_does_not_freeze_the_slots():
+    async with running() as bench:
+        family = (
+            b'vllm:lora_requests_info{max_lora="2",running_lora_adapters="%s",'
+            b'waiting_lora_adapters=""} %d\n'
+        )
+        bench.tracker.residents(["a", "b", "c"])
+        bench.unix_time = 7200
+        bench.tracker.loaded("c", 7199)
+        bench.engine.page += family % (b"a", 7100) + family % (b"b", 7150)
+        await bench.get()
+        assert bench.tracker.replay.in_slot == ("b", "c")
+        bench.unix_time = 3600
+        for name in (b"a", b"b", b"a,c"):
+            bench.engine.page += family % (name, bench.unix_time)
+            bench.unix_time += 1
+            await wait(1.0)
+            await bench.get()
+        assert bench.tracker.in_slot() == {"a", "c"}
+        bench.unix_time = 7300
+        await wait(1.0)
+        await bench.get()
+        assert bench.tracker.in_slot() == {"a", "c"}
 
 
 async def test_prometheus_alone_costs_one_sample_a_scrape():

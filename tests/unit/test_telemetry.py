@@ -65,9 +65,9 @@ def test_every_promised_series_is_there():
     telemetry.sampled("done")
     promised = """ready converged document_info document_valid document_problems targets
         target_state target_reason actions_total action_duration_seconds propagation_seconds
-        replacement_gap_seconds engine_up engine_restarts_total engine_sample_age_seconds
-        engine_sample_interval_seconds engine_samples_total store_bytes fetched_bytes_total
-        event_loop_lag_seconds build_info"""
+        replacement_gap_seconds engine_up engine_asleep engine_restarts_total
+        engine_sample_age_seconds engine_sample_interval_seconds engine_samples_total store_bytes
+        fetched_bytes_total event_loop_lag_seconds build_info"""
     names = families(telemetry, sample_age_seconds=0.5, sample_interval_seconds=0.1).keys()
     assert names == {f"{PREFIX}_{name}" for name in promised.split()}
 
@@ -139,6 +139,16 @@ def test_an_engine_that_does_not_answer_is_not_up():
         status(), engine=EngineStatus(kind="vllm", urls=(), state=EngineCondition.DOWN)
     )
     assert value(Telemetry(lambda: down), "engine_up") == 0
+    assert value(Telemetry(lambda: down), "engine_asleep") == 0
+
+
+def test_an_engine_that_sleeps_is_told_whatever_it_holds():
+    sleeping = dataclasses.replace(
+        status(), engine=EngineStatus(kind="vllm", urls=(), state=EngineCondition.ASLEEP)
+    )
+    assert value(Telemetry(lambda: sleeping), "engine_up") == 1
+    assert value(Telemetry(lambda: sleeping), "engine_asleep") == 1
+    assert value(Telemetry(status), "engine_asleep") == 0
 
 
 def test_a_name_that_no_utf8_can_say_does_not_break_the_page():

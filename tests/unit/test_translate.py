@@ -9,9 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapters.base import CacheInfo, MetricMap
+from adapters.sglang_metrics import SGLANG_METRICS
 from adapters.triton_metrics import TRITON_METRICS
 from adapters.vllm import VLLM_METRICS
-from sidecar.core.translate import LARGEST, MAX_ACTIVITY, SampleError, translate
+from sidecar.core.cadence import has_changed
+from sidecar.core.lora_activity import MAX_ACTIVITY, Moment
+from sidecar.core.translate import LARGEST, SampleError, translate
 
 DATA = Path(__file__).parent.parent / "data"
 VLLM = VLLM_METRICS
@@ -72,6 +75,50 @@ def test_labels_select_series():
     sample = translate((page,), TENSORRT, None, now=0.0)
     assert (sample.queued, sample.running, sample.kv_usage) == (2.0, 5.0, 0.25)
     assert (sample.block_size, sample.num_blocks) == (64, 1000)
+
+
+MIXED = (
+    b'nv_trt_llm_request_metrics{model="llm",request_type="waiting",version="1"} 2\n'
+    b'nv_trt_llm_request_metrics{model="llm",request_type="scheduled",version="1"} 5\n'
+    b'nv_inference_pending_request_count{model="llm",version="1"} 100\n'
+    b'nv_inference_pending_request_count{model="ranker",version="1"} 7\n'
+    b'nv_inference_compute_infer_duration_us{model="llm",version="1"} %d\n'
+    b'nv_inference_compute_infer_duration_us{model="ranker",version="1"} %d\n'
+    b'vllm:e2e_request_latency_seconds_sum{model="chat",version="1"} %d\n'
+)
+"""Three models on one Triton, each told of in its own way."""
+
+
+def test_each_model_on_a_server_is_read_by_the_best_family_that_tells_of_it():
+    sample = translate((MIXED % (0, 0, 0),), TRITON, None, now=0.0)
+    for second in range(1, 61):
+        page = MIXED % (50_000_000 * second, 3_000_000 * second, 4 * second)
+        sample = translate((page,), TRITON, sample, now=float(second))
+    assert sample.queued == 9.0
+    assert sample.running == pytest.approx(5 + 3 + 4, rel=1e-3)
+    assert sample.running_told == 5.0
+
+
+def test_a_rank_whose_models_have_counters_only_is_not_hidden_by_one_with_gauges():
+    sample = translate((MIXED % (0, 0, 0), busy(0)), TRITON, None, now=0.0)
+    for second in range(1, 61):
+        pages = (MIXED % (0, 0, 0), busy(2_000_000 * second))
+        sample = translate(pages, TRITON, sample, now=float(second))
+    assert sample.running == pytest.approx(5 + 2, rel=1e-3)
+
+
+def test_counters_of_a_model_whose_gauges_have_gone_do_not_count_from_its_beginning():
+    before = translate((MIXED % (10**12, 0, 0),), TRITON, None, now=0.0)
+    gone = (MIXED % (10**12, 0, 0)).replace(b"nv_trt_llm_request", b"other")
+    assert translate((gone,), TRITON, before, now=1.0).running == 0.0
+
+
+def test_an_old_name_of_a_figure_is_not_added_to_the_new_one_whatever_its_labels():
+    page = (
+        b'sglang_num_waiting_reqs{dp_rank="0"} 3\n'
+        b'sglang:num_queue_reqs{model_name="m",model="x",tp_rank="0"} 30\n'
+    )
+    assert translate((page,), SGLANG_METRICS, None, now=0.0).queued == 3.0
 
 
 def test_ranks_are_added_up_and_the_fullest_cache_counts():
@@ -212,6 +259,96 @@ def test_names_come_unescaped_and_the_fewest_slots_count():
     assert sample.max_loras == 1
 
 
+def test_a_rank_that_answered_earlier_tells_the_rest_with_the_next_sample():
+    one, two = vllm(lora(100, "a")), vllm(lora(90, "b"))
+    first = translate((one, two), VLLM, None, now=0.0)
+    assert first.lora_activity == ((90.0, ("b",)), (100.0, ("a",)))
+    # It went on after its answer, and before that of the other.
+    two = vllm(lora(90, "b") + lora(95, "c"))
+    second = translate((one, two), VLLM, first, now=1.0)
+    assert second.lora_activity == ((95.0, ("c",)),)
+    assert translate((one, two), VLLM, second, now=2.0).lora_activity == ()
+    assert len(translate((one,), VLLM, second, now=3.0).lora_activity) == 1
+
+
+def test_a_page_without_the_family_leaves_what_was_known_of_it():
+    first = translate((vllm(lora(100, "a")),), VLLM, None, now=0.0)
+    without = translate((vllm(),), VLLM, first, now=1.0)
+    assert (without.lora_running, without.max_loras) == (("a",), 2)
+    assert without.lora_activity == ()
+    assert not has_changed(first, without)
+    third = translate((vllm(lora(100, "a") + lora(101, "b")),), VLLM, without, now=2.0)
+    assert third.lora_activity == ((101.0, ("b",)),)
+
+
+def test_what_is_ahead_of_our_clock_is_told_once_and_as_of_now():
+    page = vllm(lora(90, "a") + lora(110, "b") + lora(120, "c"))
+    first = translate((page,), VLLM, None, 0.0, unix_now=100.0)
+    assert first.lora_activity == ((90.0, ("a",)), (100.0, ("b",)), (100.0, ("c",)))
+    for at in (101.0, 111.0, 121.0, 131.0):
+        first = translate((page,), VLLM, first, at, unix_now=at)
+        assert first.lora_activity == ()
+        assert first.lora_running == (("a",) if at < 110 else ("b",) if at < 120 else ("c",))
+
+
+def test_after_a_clock_was_set_back_what_happens_is_told_again_at_once():
+    text = lora(3600, "a") + lora(3601, "b")
+    sample = translate((vllm(text),), VLLM, None, 0.0, unix_now=3602.0)
+    for second in range(1, 5):
+        text += lora(second, f"n{second}")
+        sample = translate((vllm(text),), VLLM, sample, second, unix_now=second + 0.5)
+        assert sample.lora_activity == ((second, (f"n{second}",)),)
+
+
+def test_odd_values_in_the_lora_family_are_left_out_and_hide_no_other():
+    odd = [lora(value, "x") for value in ("NaN", "+Inf", "-Inf", "1_0", "", "9e999", "-1")]
+    stamped = lora("30 1763600000", "b")
+    for text in ("".join(odd), "".join([*odd[:3], odd[-1]])):
+        sample = translate((vllm(text + lora(20, "a") + stamped),), VLLM, None, 0.0, 100.0)
+        assert sample.lora_activity == ((20.0, ("a",)), (30.0, ("b",)))
+
+
+COMBINATIONS = st.lists(st.sampled_from("abcdef"), max_size=3, unique=True).map(",".join)
+
+
+@given(
+    st.lists(st.tuples(COMBINATIONS, st.booleans()), min_size=1, max_size=40),
+    st.floats(-5.0, 5.0),
+)
+def test_every_set_is_told_once_in_its_order_however_seldom_the_family_is_read(steps, skew):
+    """``skew``: how far the engine's clock is ahead of ours."""
+    family: dict[str, float] = {}
+    sample = None
+    told: list[Moment] = []
+    expected: list[tuple[str, ...]] = []
+    read_at = 0.0
+    for at, (names, with_family) in enumerate([*steps, ("", True)], start=1):
+        family[names] = at + skew + 1000
+        text = "".join(lora(value, key) for key, value in family.items())
+        sample = translate((vllm(text if with_family else ""),), VLLM, sample, at, at + 1000.5)
+        told += sample.lora_activity
+        if with_family:
+            newly = sorted((value, key) for key, value in family.items() if value > read_at)
+            expected += [tuple(key.split(",")) for _, key in newly if key]
+            read_at = at + skew + 1000
+    assert [names for _, names in told] == expected
+    assert all(at <= len(steps) + 1001.5 for at, _ in told)
+    assert [at for at, _ in told] == sorted(at for at, _ in told)
+
+
+def test_twenty_thousand_lines_of_loras_cost_little():
+    # The order of magnitude only, by this thread's own time: it was 200 ms, and is below 20.
+    text = "".join(lora(number + 1, f"n{number % 50},m{number}") for number in range(20_000))
+    page = vllm(text)
+    before = translate((page,), VLLM, None, now=0.0)
+    took = []
+    for _ in range(5):
+        started = time.thread_time()
+        translate((page,), VLLM, before, now=1.0)
+        took.append(time.thread_time() - started)
+    assert min(took) < 0.08
+
+
 def test_reading_a_page_costs_little():
     # The order of magnitude only: a parse of the whole page takes several milliseconds.
     page = recorded("vllm-0.32-metrics-lora.txt")
@@ -261,7 +398,7 @@ def test_no_page_breaks_the_reader_or_yields_a_figure_out_of_bounds(texts, metri
             sample = translate((text, text), metric_map, sample, now=at * elapsed)
         except SampleError:
             continue
-        figures = (sample.queued, sample.running, float(sample.num_blocks), sample.lora_activity_at)
+        figures = (sample.queued, sample.running, float(sample.num_blocks))
         assert all(math.isfinite(figure) and figure >= 0 for figure in figures)
-        assert all(figure <= LARGEST for figure in figures[:3])
+        assert all(figure <= LARGEST for figure in figures)
         assert 0 <= sample.kv_usage <= 1

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from adapters.base import EngineOptions, EngineUnavailable
-from adapters.ranks import RankedAdapter
+from adapters.ranks import RankedFigures, join_ranks
 from adapters.vllm import VLLM_METRICS, VllmAdapter
-from adapters.vllm_figures import ATTEMPTS
+from adapters.vllm_figures import ATTEMPTS, LORA_BYTES
 from sidecar.core.translate import translate
 from tests.support.stub_http import Asked, StubHttp, Told
 
@@ -184,8 +184,80 @@ async def test_where_neither_is_given_that_is_an_error(adapter, engine):
         await adapter.scrape_figures()
 
 
+LORA = "vllm:lora_requests_info"
+
+
+def grown(lines: int) -> bytes:
+    """The page after a while with many LoRAs."""
+    more = (f'{LORA}{{running_lora_adapters="a{at},b{at}"}} {at + 1}\n' for at in range(lines))
+    return PAGE + "".join(more).encode()
+
+
+@pytest.fixture
+def asked_names(engine):
+    """The names of each request for figures."""
+    names, told = [], engine.below
+
+    def below(asked):
+        names.append(asked)
+        return told(asked)
+
+    engine.below = below
+    return names
+
+
+async def test_a_large_lora_family_is_asked_for_less_often_the_larger_it_is(
+    adapter, engine, server, asked_names
+):
+    shares = {}
+    for lines in (500, 10_000):
+        engine.page = grown(lines)
+        for _ in range(4):
+            await adapter.scrape_figures()
+        asked_names.clear()
+        got = [(await adapter.scrape_figures())[0] for _ in range(40)]
+        assert [LORA in names for names in asked_names] == [LORA.encode() in page for page in got]
+        shares[lines] = sum(len(page) for page in got if LORA.encode() in page) / len(got)
+        assert any(LORA in names for names in asked_names)
+        assert all("vllm:num_requests_waiting" in names for names in asked_names)
+    assert all(0 < share <= LORA_BYTES for share in shares.values())
+    assert paths(server).count("/metrics") == 1
+
+
+async def test_a_small_lora_family_is_asked_for_each_time(adapter, asked_names):
+    for _ in range(10):
+        await adapter.scrape_figures()
+    assert all(LORA in names for names in asked_names)
+
+
+async def test_an_engine_without_lora_requests_yet_does_not_lose_its_short_pages(
+    adapter, engine, server
+):
+    engine.page = grown(3000)
+    for _ in range(3):
+        await adapter.scrape_figures()
+    kept = [line for line in PAGE.decode().splitlines() if not line.startswith(LORA + "{")]
+    engine.page = ("\n".join(kept) + "\n").encode()
+    for _ in range(6):
+        (page,) = await adapter.scrape_figures()
+        assert b"vllm:num_requests_waiting" in page
+    assert paths(server).count("/metrics") == 2
+
+
+async def test_short_pages_that_fail_are_given_up_like_others(adapter, engine, server):
+    engine.page = grown(10_000)
+    for _ in range(3):
+        await adapter.scrape_figures()
+    told = engine.below
+    engine.below = lambda names: told(names) if LORA in names else Told(status=500)
+    for _ in range(ATTEMPTS + 5):
+        assert await adapter.scrape_figures() == (engine.page,)
+    assert paths(server)[-5:] == ["/metrics"] * 5
+
+
 async def test_ranks_give_the_figures_of_each(server):
-    ranks = RankedAdapter(tuple(VllmAdapter.open(EngineOptions(url=server.url)) for _ in range(2)))
+    ranks = join_ranks(tuple(VllmAdapter.open(EngineOptions(url=server.url)) for _ in range(2)))
+    assert isinstance(ranks, RankedFigures)
     await ranks.scrape_figures()
     pages = await ranks.scrape_figures()
     assert [len(page) < len(PAGE) / 10 for page in pages] == [True, True]

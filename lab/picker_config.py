@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-SHIPPED = Path(__file__).parents[2] / "manifests" / "epp"
+SHIPPED = Path(__file__).parents[1] / "manifests" / "epp"
 KIND = "EndpointPickerConfig"
 DISCOVERY = "lab-pods"
 SOURCE = "metrics-data-source"
@@ -43,7 +43,8 @@ def lab_config(
             {"name": DISCOVERY, "type": "file-discovery", "parameters": parameters}
         )
         config["dataLayer"]["discovery"] = {"pluginRef": DISCOVERY}
-    return yaml.safe_dump(config, sort_keys=False)
+    text: str = yaml.safe_dump(config, sort_keys=False)
+    return text
 
 
 def staleness_seconds(shipped: str) -> float:
