@@ -68,11 +68,12 @@ e2e-triton: venv ## Those with a real Triton
 .PHONY: e2e-vllm
 e2e-vllm: venv ## Those with a real vLLM, on CPU
 	$(PY) -m lab install vllm
-	$(E2E) -m "vllm and not sources and not epp" $(PYTEST_ARGS)
+	$(E2E) -m "vllm and not sources and not epp and not kube" $(PYTEST_ARGS)
 
 .PHONY: e2e-kube
-e2e-kube: venv ## Those with a real kube-apiserver and etcd
+e2e-kube: venv ## Those with a real kube-apiserver and etcd, one of them with a real vLLM
 	$(PY) -m lab install kube
+	$(PY) -m lab install vllm
 	$(E2E) -m "kube and not epp" $(PYTEST_ARGS)
 
 .PHONY: e2e-picker

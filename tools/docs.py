@@ -1,4 +1,4 @@
-"""Writes the generated documents: docs/flags.md, docs/metrics.md and docs/status.schema.json.
+"""Writes the generated documents: flags, commands, fields of the documents, series, `/status`.
 
 `python -m tools.docs` writes them; `--check` only tells which ones are not current.
 """
@@ -15,6 +15,7 @@ from typing import Any
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from sidecar.cli import build_parser
 from sidecar.core.status import (
     DocumentStatus,
     EngineStatus,
@@ -28,6 +29,8 @@ from sidecar.core.status_schema import json_schema
 from sidecar.flags import Flag, environment_name, flags, parse_switch
 from sidecar.settings import Settings
 from sidecar.telemetry import Telemetry
+from tools.docs_commands import render_commands
+from tools.docs_fields import render_fields
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 FLAGS_HEAD = """\
@@ -142,6 +145,8 @@ def render_schema(schema: dict[str, Any]) -> str:
 def documents() -> dict[str, str]:
     """Every generated document as it should be, by file name."""
     return {
+        "commands.md": render_commands(build_parser()),
+        "fields.md": render_fields(),
         "flags.md": render_flags(Settings),
         "metrics.md": render_metrics(own_families()),
         "status.schema.json": render_schema(json_schema()),

