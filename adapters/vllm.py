@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from contextlib import suppress
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from adapters.base import (
     CacheInfo,
     Capabilities,
-    EngineError,
     EngineOptions,
     EngineProtocolError,
     EngineRejected,
@@ -57,7 +55,7 @@ from adapters.vllm_answers import (
     server_error,
 )
 from adapters.vllm_figures import FiguresPage
-from adapters.vllm_overlap import FAMILY, InFlight, Overlaps, outlast, read_in_flight
+from adapters.vllm_overlap import FAMILY, Gate, InFlight, read_in_flight
 
 LOAD_PATH = "/v1/load_lora_adapter"
 UNLOAD_PATH = "/v1/unload_lora_adapter"
@@ -115,8 +113,7 @@ class VllmAdapter:
         # Its page of metrics costs vLLM 10 ms, so its start time is read once a connection.
         self._known: WeakKeyDictionary[object, _Incarnation] = WeakKeyDictionary()
         self._last: _Incarnation | None = None
-        self._held: frozenset[str] = frozenset()
-        self._overlaps = Overlaps()
+        self._gate = Gate(self._in_flight)
 
     @classmethod
     def open(cls, options: EngineOptions) -> VllmAdapter:
@@ -138,23 +135,23 @@ class VllmAdapter:
         Waits for the requests of the revision before it where they would end the engine.
         """
         check_kind(target)
-        # Whoever cannot be asked what runs is not waited for.
-        with suppress(EngineError):
-            await outlast(self._overlaps, target.name, self._held, self._in_flight)
+        await self._gate.enter(target.name)
         theirs = engine_path(self._options, path)
         payload = {"lora_name": target.name, "lora_path": theirs, **lora_parameters(target)}
         answer = await self._http.post(LOAD_PATH, payload, timeout=self._load_seconds)
-        if answer.status != 200:
-            _, message = parse_error(answer)
-            if answer.status != 400 or ALREADY_LOADED not in message:
-                raise lora_error(LOAD_PATH, answer)
+        if answer.status == 200:
+            return
+        _, message = parse_error(answer)
+        if answer.status == 400 and ALREADY_LOADED in message:
             await self._accept_if_same(target.name, theirs)
-        self._overlaps.loaded(target.name)
+            return
+        self._gate.overlaps.refused(target.name)
+        raise lora_error(LOAD_PATH, answer)
 
     async def unload(self, target: Target) -> None:
         """Make vLLM forget the name; running answers keep their weights to the last token."""
         check_kind(target)
-        self._overlaps.unloaded(target.name, asyncio.get_running_loop().time())
+        self._gate.overlaps.unloaded(target.name, asyncio.get_running_loop().time())
         answer = await self._http.post(
             UNLOAD_PATH, {"lora_name": target.name}, timeout=self._load_seconds
         )
@@ -298,7 +295,8 @@ class VllmAdapter:
         self, cards: tuple[Card, ...], incarnation: _Incarnation, asleep: bool
     ) -> EngineState:
         base = base_cards(cards)
-        self._held = frozenset(str(card["id"]) for card in lora_cards(cards))
+        held = frozenset(str(card["id"]) for card in lora_cards(cards))
+        self._gate.overlaps.listed(held, asyncio.get_running_loop().time())
         first_root = base[0].get("root") if base else None
         return EngineState(
             residents=tuple(resident_lora(self._options, card) for card in lora_cards(cards)),

@@ -63,6 +63,10 @@ log = logging.getLogger("model_sidecar.agent")
 
 RESTART_SECONDS = 1.0
 """Before a task that met a defect is started again."""
+LOAD_END_SECONDS = 1.0
+"""A LoRA is in its slot no earlier than so long before its load ended."""
+OPEN_SECONDS = 900.0
+"""Within which the store is open: what an interrupted agent left is looked through first."""
 
 
 async def run(settings: Settings) -> int:
@@ -148,6 +152,7 @@ class Agent:
             stale_after_seconds=settings.stale_after_seconds,
             labels=LoraLabels(settings.lora_labels),
             clock=self._clock.now,
+            wall_clock=time.time,
             wake=lambda: self._reconciler.wake(),
         )
 
@@ -204,7 +209,9 @@ class Agent:
         async with asyncio.TaskGroup() as group:
             # A slow disk keeps neither probes nor pickers waiting.
             serving = group.create_task(server.serve(sockets))
+            self._deadlines.beat("open", OPEN_SECONDS)
             await self._open()
+            self._deadlines.done("open")
             reading = group.create_task(
                 _supervised("source", lambda: self.source.run(self._reconciler.offer))
             )
@@ -269,8 +276,9 @@ class Agent:
         self._tracker.residents(one.name for one in residents if one.kind is Kind.LORA)
 
     def _loaded(self, name: str, seconds: float) -> None:
-        # The engine stamps the use of LoRAs by the same clock.
-        self._tracker.loaded(name, time.time() - seconds)
+        # The engine stamps the use of LoRAs by the same clock. It takes a LoRA into its slot at the
+        # end of a load, and what came before may have been a wait.
+        self._tracker.loaded(name, time.time() - min(seconds, LOAD_END_SECONDS))
 
     def _on_accepted(self) -> None:
         assert self._world.desired is not None

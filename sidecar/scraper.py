@@ -62,9 +62,11 @@ class Scraper:
         stale_after_seconds: float,
         labels: LoraLabels,
         clock: Callable[[], float],
+        wall_clock: Callable[[], float],
         wake: Callable[[], None],
     ) -> None:
-        """``clock`` gives unix seconds; ``wake`` is called when the engine seems to have gone or
+        """``clock`` gives unix seconds that never go back, ``wall_clock`` those by which the engine
+        stamps, too; ``wake`` is called when the engine seems to have gone or
         to be another process, so that someone looks at it."""
         self._adapter = adapter
         self._figures = adapter if isinstance(adapter, FiguresAdapter) else None
@@ -73,7 +75,7 @@ class Scraper:
         self._telemetry = telemetry
         self._tracker = tracker
         self._deadlines = deadlines
-        self._clock = clock
+        self._wall_clock = wall_clock
         self._stale_after = stale_after_seconds
         self._wake = wake
         self._scrape_seconds = min(max(stale_after_seconds, 1.0), _LONGEST_SCRAPE_SECONDS)
@@ -197,7 +199,7 @@ class Scraper:
                 else:
                     pages = await self._figures.scrape_figures()
             answered = loop.time() if self._ranks is None else self._ranks.answered_at
-            unix_now = self._clock()
+            unix_now = self._wall_clock()
             sample = translate(pages, self._adapter.metric_map, self._sample, answered, unix_now)
         except (EngineError, SampleError, TimeoutError) as exc:
             self._failed(exc, began)

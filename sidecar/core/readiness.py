@@ -19,7 +19,7 @@ GRACE_SECONDS = 5.0
 and one slow answer is no outage."""
 DEAF_SECONDS = 1.0
 """The agent listens more often than this, unless it stood still itself (frozen, or without a CPU):
-then nobody knows whether the engine was silent."""
+of a longer gap, nobody knows whether the engine was silent for more than this."""
 STEADY_SECONDS = 2.0
 """An engine that came back answers for this long before the pod is ready again."""
 
@@ -117,7 +117,7 @@ def listened(before: Answering, *, heard_at: float, now: float) -> Answering:
         return before
     silent_since = before.silent_since
     if now - before.listened_at > DEAF_SECONDS:
-        silent_since += now - before.listened_at
+        silent_since += now - before.listened_at - DEAF_SECONDS
     if before.answers:
         silent_since = max(silent_since, heard_at)
     after = replace(before, silent_since=silent_since, listened_at=now)

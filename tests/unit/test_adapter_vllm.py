@@ -176,8 +176,10 @@ async def test_a_name_is_loaded_again_when_its_old_requests_have_ended(
     assert script.count("/metrics/") == 0
     await holding.unload(LORA)
     await holding.load(LORA, "/store/sql/2")
-    looks = ["/metrics/"] * 4
-    assert [path for path, _ in script.asked[2:]] == [*looks, "/v1/load_lora_adapter"]
+    asked = [path for path, _ in script.asked[2:]]
+    assert asked[-1] == "/v1/load_lora_adapter"
+    assert len(asked) > 4
+    assert set(asked[:-1]) == {"/metrics/"}
 
 
 async def test_a_page_that_cannot_be_read_keeps_no_name_away(holding: VllmAdapter, script: Script):

@@ -87,6 +87,7 @@ async def scraped(engine, boards, clock, mode, slots, scrapes):
         stale_after_seconds=60.0,
         labels=mode,
         clock=clock,
+        wall_clock=clock,
         wake=lambda: None,
     )
     answers = []

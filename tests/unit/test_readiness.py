@@ -433,9 +433,9 @@ def test_an_agent_that_stood_still_concludes_nothing_from_it():
     woken = listened(listen(asking, 0.0, 2.0), heard_at=NEVER, now=NOW + 60.0)
     assert is_ready(woken, 60.0)
     assert is_ready(answered(woken, ok=False, now=NOW + 60.0), 60.0)
-    # What was heard in silence before counts: 2 s.
-    assert is_ready(listen(woken, 60.0, 63.0), 63.0)
-    assert listen(woken, 60.0, 63.25).gone
+    # What was heard in silence before counts, 2 s, and of the rest one.
+    assert is_ready(listen(woken, 60.0, 62.0), 62.0)
+    assert listen(woken, 60.0, 62.25).gone
 
 
 def test_an_engine_that_never_answered_is_gone_after_the_grace_too():
@@ -448,3 +448,13 @@ def test_an_engine_that_never_answered_is_gone_after_the_grace_too():
 def test_a_moment_without_a_question_is_no_silence():
     seen = look(Answering(), at=0.0, ok=True)
     assert listened(seen, heard_at=NEVER, now=NOW + 50.0) == seen
+
+
+@pytest.mark.parametrize("apart", [0.5, 1.3, 3.0])
+def test_looks_that_fail_at_once_add_up_however_slow_the_cycles_between_them_are(apart):
+    state = look(Answering(), at=0.0, ok=True)
+    # Between two looks nobody listens: an answer is asked for, and refused.
+    at = [1.0 + apart * number for number in range(2 + int(max(apart, 1.0) * GRACE_SECONDS / apart) * 2)]
+    for moment in at:
+        state = look(state, at=moment, ok=False)
+    assert not is_ready(state, at[-1])

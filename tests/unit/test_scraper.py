@@ -123,7 +123,7 @@ class Bench:
         self.board = Board(status("sql"))
         self.tracker = LoraTracker(max_loras=2)
         self.telemetry = Telemetry(lambda: self.board.status)
-        self.unix_time = 1_763_600_000.0
+        self.unix_time = self.wall_time = 1_763_600_000.0
         self.wakes = 0
         self.deadlines = Deadlines(now)
         self.scraper = Scraper(
@@ -136,6 +136,7 @@ class Bench:
             stale_after_seconds=1.0,
             labels=labels,
             clock=lambda: self.unix_time,
+            wall_clock=lambda: self.wall_time,
             wake=self._wake,
         )
 
@@ -714,19 +715,19 @@ async def test_a_clock_that_is_set_back_does_not_freeze_the_slots():
             b'waiting_lora_adapters=""} %d\n'
         )
         bench.tracker.residents(["a", "b", "c"])
-        bench.unix_time = 7200
+        bench.wall_time = 7200
         bench.tracker.loaded("c", 7199)
         bench.engine.page += family % (b"a", 7100) + family % (b"b", 7150)
         await bench.get()
         assert bench.tracker.replay.in_slot == ("b", "c")
-        bench.unix_time = 3600
+        bench.wall_time = 3600
         for name in (b"a", b"b", b"a,c"):
-            bench.engine.page += family % (name, bench.unix_time)
-            bench.unix_time += 1
+            bench.engine.page += family % (name, bench.wall_time)
+            bench.wall_time += 1
             await wait(1.0)
             await bench.get()
         assert bench.tracker.in_slot() == {"a", "c"}
-        bench.unix_time = 7300
+        bench.wall_time = 7300
         await wait(1.0)
         await bench.get()
         assert bench.tracker.in_slot() == {"a", "c"}

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.vllm_overlap import DRAIN_SECONDS, InFlight, Overlaps, outlast, read_in_flight
+from adapters.base import EngineBusy, EngineError, EngineTimeout, EngineUnavailable
+from adapters.vllm_overlap import (
+    DRAIN_SECONDS,
+    IDLE_SECONDS,
+    LOOK_SECONDS,
+    Gate,
+    InFlight,
+    Overlaps,
+    read_in_flight,
+)
 
 NAMES = ("a", "b", "c", "d")
 
@@ -49,45 +60,104 @@ def test_a_page_without_the_family_has_nothing_in_flight():
     assert read_in_flight(b"process_start_time_seconds 1\n") == InFlight()
 
 
+RUNS, IDLE = InFlight(lists=("a",), slots=2), InFlight(lists=("b",), slots=2)
+
+
 def test_a_name_that_still_runs_is_waited_for_no_longer_than_the_limit():
     overlaps = Overlaps()
     overlaps.unloaded("a", 100.0)
-    runs = InFlight(lists=("a",), slots=2)
-    overlaps.looked(runs, 100.0 + DRAIN_SECONDS)
+    overlaps.looked(RUNS, 100.0 + DRAIN_SECONDS)
     assert overlaps.matter("a")
-    overlaps.looked(runs, 100.1 + DRAIN_SECONDS)
+    overlaps.looked(RUNS, 100.1 + DRAIN_SECONDS)
     assert not overlaps.matter("a")
 
 
-def test_one_look_without_the_name_is_not_believed():
-    overlaps, idle = Overlaps(), InFlight(lists=("b",), slots=2)
+def test_a_name_is_believed_idle_after_a_while_without_it():
+    overlaps = Overlaps()
     overlaps.unloaded("a", 0.0)
-    overlaps.looked(idle, 0.1)
-    overlaps.looked(InFlight(lists=("a",), slots=2), 0.2)
-    overlaps.looked(idle, 0.3)
-    assert overlaps.matter("a")
-    overlaps.looked(idle, 0.4)
+    for at, flight in ((0.1, IDLE), (0.2, RUNS), (0.3, IDLE), (0.3, IDLE), (0.7, IDLE)):
+        overlaps.looked(flight, at)
+        assert overlaps.matter("a")
+    overlaps.looked(IDLE, 0.3 + IDLE_SECONDS)
     assert not overlaps.matter("a")
+
+
+def test_what_an_agent_before_this_one_unloaded_is_suspected():
+    overlaps = Overlaps()
+    overlaps.listed(frozenset({"b"}), 10.0)
+    for name in ("a", "b"):
+        overlaps.suspect(name, 11.0)
+    assert [name for name in NAMES if overlaps.matter(name)] == ["a"]
+    overlaps.suspect("c", 10.0 + DRAIN_SECONDS)
+    assert not overlaps.matter("c")
+
+
+def gate(*flights: InFlight | EngineError) -> tuple[Gate, list[float]]:
+    """A gate whose looks find these, the last one for ever; and when they began."""
+    looks: list[float] = []
+
+    async def look() -> InFlight:
+        found = flights[min(len(looks), len(flights) - 1)]
+        looks.append(asyncio.get_running_loop().time())
+        if isinstance(found, EngineError):
+            raise found
+        return found
+
+    made = Gate(look)
+    # As if the agent had been there for long.
+    made.overlaps.listed(frozenset(), -DRAIN_SECONDS)
+    return made, looks
 
 
 async def test_what_was_never_unloaded_is_loaded_without_a_look():
-    async def look() -> InFlight:
-        pytest.fail("nobody had to look")
-
-    await outlast(Overlaps(), "a", {"b"}, look)
+    made, looks = gate(RUNS)
+    await made.enter("a")
+    assert looks == []
 
 
 async def test_a_running_name_is_loaded_when_its_requests_have_ended():
-    overlaps = Overlaps()
-    seen: list[bool] = []
-    overlaps.unloaded("a", 1e12)
+    busy = InFlight(lists=("a,b",), slots=2)
+    made, looks = gate(busy, busy, busy, IDLE)
+    made.overlaps.listed(frozenset({"a", "b", "c"}), 0.0)
+    made.overlaps.unloaded("a", asyncio.get_running_loop().time())
+    await made.enter("a")
+    assert len(looks) > 4
+    assert looks[-1] - looks[3] >= IDLE_SECONDS
 
-    async def look() -> InFlight:
-        seen.append(len(seen) < 3)
-        return InFlight(lists=("a",) if seen[-1] else ("",), slots=2)
 
-    await outlast(overlaps, "a", {"b", "c"}, look)
-    assert seen == [True, True, True, False, False]
+async def test_an_answer_that_does_not_come_ends_no_wait_and_a_refusal_does():
+    made, looks = gate(EngineTimeout("slow"), EngineBusy("later"), IDLE)
+    made.overlaps.listed(frozenset({"b", "c"}), 0.0)
+    made.overlaps.unloaded("a", asyncio.get_running_loop().time())
+    await made.enter("a")
+    assert len(looks) > 3
+    made, looks = gate(EngineUnavailable("refused"))
+    made.overlaps.listed(frozenset({"b", "c"}), 0.0)
+    made.overlaps.unloaded("a", asyncio.get_running_loop().time())
+    await made.enter("a")
+    assert len(looks) == 1
+
+
+async def test_loads_that_wait_together_share_their_looks():
+    made, looks = gate(InFlight(lists=("a,b,c",), slots=2), InFlight(lists=("",), slots=2))
+    for name in ("a", "b", "c"):
+        made.overlaps.unloaded(name, asyncio.get_running_loop().time())
+    await asyncio.gather(*(made.enter(name) for name in ("a", "b", "c")))
+    assert all(later - look >= LOOK_SECONDS for look, later in pairwise(looks))
+
+
+async def test_loads_that_pass_together_count_one_another():
+    """Four slots, two LoRAs: one is replaced while it runs, and two more come with it."""
+    running = InFlight(lists=("a",), slots=4)
+    made, _ = gate(running)
+    made.overlaps.listed(frozenset({"a", "b"}), 0.0)
+    made.overlaps.unloaded("a", asyncio.get_running_loop().time())
+    loads = [asyncio.create_task(made.enter(name)) for name in ("a", "c", "d")]
+    done, waiting = await asyncio.wait(loads, timeout=0.3)
+    # Held a, b, c and the old a: nothing is left for d.
+    assert (len(done), len(waiting)) == (2, 1)
+    for load in waiting:
+        load.cancel()
 
 
 @dataclass
@@ -100,6 +170,7 @@ class Engine:
     running: list[list[int | str]] = field(default_factory=list)
     waiting: list[list[int | str]] = field(default_factory=list)
     last: int = 0
+    now: float = 0.0
 
     def load(self, name: str) -> None:
         self.last += 1
@@ -111,6 +182,7 @@ class Engine:
             self.waiting.append([self.ids[name], name, tokens])
 
     def step(self) -> None:
+        self.now += STEP_SECONDS
         for one in list(self.waiting):
             if len({request[0] for request in [*self.running, one]}) <= self.slots:
                 self.waiting.remove(one)
@@ -137,17 +209,20 @@ class Engine:
         self.active.move_to_end(number)
 
 
+STEP_SECONDS = IDLE_SECONDS / 4
+
+
 def replace(engine: Engine, overlaps: Overlaps, name: str, *, waits: bool) -> None:
     """Unload and load as the adapter does; the engine goes on while it is waited for."""
     engine.ids.pop(name, None)
-    overlaps.unloaded(name, 0.0)
+    overlaps.unloaded(name, engine.now)
     while waits and overlaps.matter(name):
-        overlaps.looked(engine.look(), 0.0)
-        if overlaps.fit(len({*engine.ids, name}), engine.slots):
+        overlaps.looked(engine.look(), engine.now)
+        if not overlaps.matter(name) or overlaps.fit(name, engine.slots):
             break
         engine.step()
+    overlaps.claim(name)
     engine.load(name)
-    overlaps.loaded(name)
 
 
 OPERATIONS = st.lists(
@@ -164,6 +239,7 @@ def run(slots: int, operations: Sequence[tuple[str, str, int]], *, waits: bool) 
     engine, overlaps = Engine(slots), Overlaps()
     for name in NAMES:
         engine.load(name)
+    overlaps.listed(frozenset(NAMES), -DRAIN_SECONDS)
     for kind, name, number in operations:
         if kind == "ask":
             engine.ask(name, number)
