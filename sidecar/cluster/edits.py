@@ -7,11 +7,11 @@ A text that is broken is never rewritten. What cannot be read, or would be lost 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from sidecar.cluster.entries import OWNER, ModelEntry
+from sidecar.cluster.json_text import canonical, is_json, read_spelled, write_json
 from sidecar.cluster.yaml_splice import Delta, dump, has_comments, splice
 from sidecar.core.desired import Format
 from sidecar.core.documents import parse_document
@@ -23,15 +23,6 @@ from sidecar.errors import DocumentError
 
 NATIVE_KEYS = ("models.yaml", "models.yml", "models.json")
 """In the order in which one is looked for; the first is for documents that are not there yet."""
-
-_INDENT = re.compile(r"^( +)\S", re.MULTILINE)
-_GO_ESCAPES = re.compile("[<>&\u2028\u2029]")
-
-_NOT_YAML = re.compile(
-    "[^\n -~\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
-)
-"""Characters that JSON allows as they are and YAML does not, or takes for the end of a line: a
-``.yaml`` key may hold JSON."""
 
 Item = Mapping[str, object]
 
@@ -132,11 +123,15 @@ class _Document:
         return top["models"] if isinstance(top, dict) else self.root
 
     @property
+    def _nodes(self) -> list[Node]:
+        nodes = self._list.value
+        assert isinstance(nodes, list)
+        return nodes
+
+    @property
     def items(self) -> list[object]:
         """The entries, whatever they are."""
-        plain = self._list.plain()
-        assert isinstance(plain, list)
-        return plain
+        return [node.plain() for node in self._nodes]
 
     @property
     def has_owners(self) -> bool:
@@ -159,43 +154,53 @@ class _Document:
     def edited(self, delta: Delta, *, others: tuple[str, ...] = ()) -> Edited:
         """Return the text after ``delta``. Raises ``DocumentError``."""
         before, after = self.items, delta.apply(self.items)
-        if _canonical(before) == _canonical(after):
+        if canonical(before) == canonical(after) and not self._mends(delta):
             return Edited(text=self.text, changed=False, others=others)
         self._refuse_duplicates(delta)
-        whole = self._with_items(after)
+        whole = self._with_items(self.root.plain(), after)
         if len(json.dumps(whole, ensure_ascii=False).encode()) > MAX_BYTES:
             what = f"it would be longer than {MAX_BYTES} bytes"
             hint = "a ConfigMap cannot hold more; divide it into several"
             raise DocumentError(what, where=self.key, hint=hint)
-        if _is_json(self.key, self.text):
-            text = _write_json(whole, self.text, self.form)
-            return Edited(text=text, changed=True, others=others)
-        for text, comments_lost in splice(self.text, before, delta):
+        for text, comments_lost in self._proposals(before, delta, whole):
             if self._says(text, whole):
                 return Edited(text=text, changed=True, comments_lost=comments_lost, others=others)
-        text = dump(whole)
-        if not self._says(text, whole):
-            what = "it cannot be written again without changing what it says"
-            raise DocumentError(what, where=self.key, hint="edit it by hand")
-        return Edited(text=text, changed=True, comments_lost=has_comments(self.text), others=others)
+        what = "it cannot be written again without changing what it says"
+        raise DocumentError(what, where=self.key, hint="edit it by hand")
 
-    def _with_items(self, items: list[object]) -> object:
-        plain = self.root.plain()
-        return {**plain, "models": items} if isinstance(plain, dict) else items
+    def _proposals(
+        self, before: list[object], delta: Delta, whole: object
+    ) -> Iterator[tuple[str, bool]]:
+        """Yield texts that may say ``whole``, and whether each may lose comments."""
+        if self.key.endswith(".json") or is_json(self.text):
+            spelled = read_spelled(self.text)
+            items = spelled["models"] if isinstance(spelled, dict) else spelled
+            assert isinstance(items, list)
+            after = _spelled_delta(delta, before, items).apply(items)
+            yield write_json(self._with_items(spelled, after), self.text, self.form), False
+            return
+        yield from splice(self.text, before, delta)
+        yield dump(whole), has_comments(self.text)
+
+    def _mends(self, delta: Delta) -> bool:
+        """Tell whether it rewrites an entry in which a key stands twice."""
+        return any(self._nodes[at].find_duplicate() is not None for at in delta.touched)
+
+    def _with_items(self, top: object, items: list[object]) -> object:
+        return {**top, "models": items} if isinstance(top, dict) else items
 
     def _says(self, text: str, whole: object) -> bool:
         try:
-            return _canonical(parse_text(self.key, text).plain()) == _canonical(whole)
+            root = parse_text(self.key, text)
         except DocumentError:
             return False
+        return root.find_duplicate() is None and canonical(root.plain()) == canonical(whole)
 
     def _refuse_duplicates(self, delta: Delta) -> None:
         """One of two equal keys is not among the values that were read, and would be lost."""
         top = self.root.value
         aside = [top[name] for name in top if name != "models"] if isinstance(top, dict) else []
-        items = self._list.value
-        assert isinstance(items, list)
-        kept = [item for at, item in enumerate(items) if at not in delta.touched]
+        kept = [item for at, item in enumerate(self._nodes) if at not in delta.touched]
         for node in (*aside, *kept):
             duplicate = node.find_duplicate()
             if duplicate is not None:
@@ -204,8 +209,23 @@ class _Document:
                 raise DocumentError(what, where=where, hint="remove one of the two first")
 
 
+def _spelled_delta(delta: Delta, before: list[object], spelled: list[object]) -> Delta:
+    """Return it with the numbers as they are written in the fields that stay."""
+    if delta.replaced is None:
+        return delta
+    at, new = delta.replaced
+    old, written = before[at], spelled[at]
+    assert isinstance(old, dict)
+    assert isinstance(written, dict)
+    kept = {name for name in new if name in old and canonical(new[name]) == canonical(old[name])}
+    fields = {name: written[name] if name in kept else new[name] for name in new}
+    return replace(delta, replaced=(at, fields))
+
+
 def _check_entry(key: str, form: Format, fields: Item) -> None:
     """Raise ``DocumentError`` where the entry, alone, would be reported by an agent."""
+    # In YAML, which has every number that Python has.
+    key = key if form is Format.MICHELANGELO else NATIVE_KEYS[0]
     document = parse_document(key, _write_new(key, form, fields), expected=True)
     for problem in document.problems if document is not None else ():
         raise DocumentError(
@@ -216,37 +236,6 @@ def _check_entry(key: str, form: Format, fields: Item) -> None:
 def _write_new(key: str, form: Format, fields: Item) -> str:
     """Return the text of a document that holds one entry."""
     if form is Format.MICHELANGELO:
-        return _write_json([fields], "", form)
+        return write_json([fields], "", form)
     whole = {"models": [fields]}
     return json.dumps(whole, indent=2) + "\n" if key.endswith(".json") else dump(whole)
-
-
-def _is_json(key: str, text: str) -> bool:
-    if key.endswith(".json"):
-        return True
-    try:
-        return bool(json.loads(text.removeprefix("\ufeff")))
-    except (ValueError, RecursionError):
-        return False
-
-
-def _write_json(whole: object, before: str, form: Format) -> str:
-    """Write JSON as it was written before, or exactly as Michelangelo's controller does."""
-    if form is Format.MICHELANGELO:
-        # Go's MarshalIndent: no newline at the end, and these are escaped for HTML and scripts.
-        text = json.dumps(whole, indent=2, ensure_ascii=False)
-        return _GO_ESCAPES.sub(_escape, text)
-    found = _INDENT.search(before)
-    is_one_line = found is None and "\n" not in before.strip()
-    indent = None if is_one_line else len(found.group(1)) if found is not None else 2
-    text = json.dumps(whole, indent=indent, ensure_ascii=False)
-    return _NOT_YAML.sub(_escape, text) + before[len(before.rstrip()) :]
-
-
-def _escape(found: re.Match[str]) -> str:
-    return f"\\u{ord(found.group()):04x}"
-
-
-def _canonical(value: object) -> str:
-    """Return equal texts for values that say the same; true is not 1, and 1 is not 1.0."""
-    return json.dumps(value, sort_keys=True)

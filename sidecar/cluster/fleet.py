@@ -34,6 +34,7 @@ from sidecar.kube.errors import (
     KubeGone,
     KubeNotFound,
     KubeProtocolError,
+    KubeRedirected,
     KubeUnavailable,
 )
 
@@ -217,6 +218,8 @@ def _explain(error: KubeError, pod: FleetPod, namespace: str, seconds: float) ->
             return f"403: needs get on pods/proxy in namespace {namespace}"
         case KubeNotFound() if "pods " in str(error):
             return "it is gone"
+        case KubeRedirected():
+            return f"what listens on port {pod.port} is no agent: it answers with a redirect"
         case KubeProtocolError() | KubeNotFound():
             return f"what listens on port {pod.port} is no agent"
         case KubeUnavailable() if isinstance(error.__cause__, TimeoutError):

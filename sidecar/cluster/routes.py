@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import difflib
 import re
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from adapters.base import Kind
+from sidecar.cluster.expressions import MatchingTimeout, matching_ends, read_expression
 from sidecar.core.desired import Format, Problem
 from sidecar.core.documents import ParsedDocument, ParsedEntry
 from sidecar.core.documents.fields import shown
@@ -27,19 +27,9 @@ GROUPS = {
     GATEWAY: ("aigateway.envoyproxy.io",),
 }
 
-_NOT_RE2 = re.compile(r"(?:^|[^\\])(?:\\\\)*(?:\(\?(?:[=!>]|<[=!]|P=)|\\[1-9])")
-"""Look-around, atomic groups and back references, which Python knows and RE2 does not."""
-_POSIX_CLASS = re.compile(r"\[:([a-z]+):\]")
-_POSIX_CLASSES = {
-    "alnum": "0-9A-Za-z",
-    "alpha": "A-Za-z",
-    "digit": "0-9",
-    "lower": "a-z",
-    "space": r"\s",
-    "upper": "A-Z",
-    "word": r"\w",
-    "xdigit": "0-9A-Fa-f",
-}
+MATCH_SECONDS = 5.0
+"""For all expressions and names together."""
+NOT_CHECKED = "it may match anything, so it is not checked whether something leads to each LoRA"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +68,7 @@ class _Target:
 class _Match:
     """What one rule of a gateway takes; everything where both are None."""
 
+    where: str = ""
     exact: str | None = None
     expression: re.Pattern[str] | None = None
 
@@ -95,19 +86,34 @@ class _Routes:
     targets: list[_Target] = field(default_factory=list)
     matches: list[_Match] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
     has_gateway: bool = False
     unsure: bool = False
     """A match cannot be read, and may take anything."""
+    matching: str = ""
+    """Where the expression stands that was matched last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteFindings:
+    """What is wrong with routes, and what could not be told of them."""
+
+    problems: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
 
 
 def check_routes(
-    documents: Sequence[ParsedDocument], objects: Iterable[Object]
-) -> tuple[Problem, ...]:
+    documents: Sequence[ParsedDocument],
+    objects: Iterable[Object],
+    *,
+    match_seconds: float = MATCH_SECONDS,
+) -> RouteFindings:
     """Return every target that no document has, and every LoRA that no AIGatewayRoute leads to.
 
     The base model of an entry counts as a target that is there: the engine has it by itself.
     LoRAs are looked for only where there is an AIGatewayRoute at all; those behind a rewrite are
     found by the names that are rewritten. A native entry that does not say its kind counts as one.
+    What is not matched within ``match_seconds`` is a warning. To be called in the main thread.
     """
     routes = _Routes()
     for one in objects:
@@ -118,11 +124,23 @@ def check_routes(
                 _read_legacy(routes, one)
             case "AIGatewayRoute":
                 _read_gateway(routes, one)
-    return (
-        *routes.problems,
-        *_unknown_targets(routes, documents),
-        *(_unmatched(routes, documents) if routes.has_gateway and not routes.unsure else ()),
-    )
+    routes.problems += _unknown_targets(routes, documents)
+    if routes.has_gateway and not routes.unsure:
+        _match_loras(routes, documents, match_seconds)
+    return RouteFindings(problems=tuple(routes.problems), warnings=tuple(routes.warnings))
+
+
+def _match_loras(
+    routes: _Routes, documents: Sequence[ParsedDocument], match_seconds: float
+) -> None:
+    try:
+        with matching_ends(match_seconds):
+            for problem in _unmatched(routes, documents):
+                routes.problems.append(problem)
+    except MatchingTimeout:
+        what = f"matching took longer than {match_seconds:g} s, and ended at this expression"
+        hint = "Envoy matches it in linear time; the LoRAs after it are not checked"
+        routes.warnings.append(Problem(where=routes.matching, what=what, hint=hint))
 
 
 def _unknown_targets(routes: _Routes, documents: Sequence[ParsedDocument]) -> Iterator[Problem]:
@@ -165,7 +183,11 @@ def _is_lora(entry: ParsedEntry, form: Format) -> bool:
 
 def _is_reached(routes: _Routes, name: str) -> bool:
     def taken(asked: str) -> bool:
-        return any(match.takes(asked) for match in routes.matches)
+        for match in routes.matches:
+            routes.matching = match.where
+            if match.takes(asked):
+                return True
+        return False
 
     if taken(name):
         return True
@@ -233,34 +255,23 @@ def _read_match(routes: _Routes, one: Object, path: str, match: Node) -> None:
         elif _text(header, "type") == "RegularExpression":
             _read_expression(routes, where, value)
         else:
-            routes.matches.append(_Match(exact=value))
+            routes.matches.append(_Match(where=where, exact=value))
         # Of several headers of one name only the first counts (Gateway API).
         return
     routes.matches.append(_Match())
 
 
 def _read_expression(routes: _Routes, where: str, value: str) -> None:
-    hint = "write one in RE2's syntax, as Envoy reads it"
-    try:
-        expression = _compile(value)
-    except (re.error, RecursionError, OverflowError) as error:
-        what = f"the regular expression cannot be read: {error}"
-        routes.problems.append(Problem(where=where, what=what, hint=hint))
+    found = read_expression(value)
+    if found.problem:
+        hint = "write one in RE2's syntax, as Envoy reads it"
+        routes.problems.append(Problem(where=where, what=found.problem, hint=hint))
+    if found.doubt:
+        routes.warnings.append(Problem(where=where, what=found.doubt, hint=NOT_CHECKED))
+    if found.pattern is None:
         routes.unsure = True
-        return
-    if _NOT_RE2.search(value):
-        what = "the regular expression looks around or back, which Envoy refuses"
-        routes.problems.append(Problem(where=where, what=what, hint=hint))
-    routes.matches.append(_Match(expression=expression))
-
-
-def _compile(value: str) -> re.Pattern[str]:
-    """Read RE2's syntax with Python's. Raises ``re.error``, and what limits raise."""
-    python = _POSIX_CLASS.sub(
-        lambda found: _POSIX_CLASSES.get(found.group(1), found.group()), value
-    ).replace(r"\z", r"\Z")
-    with warnings.catch_warnings(action="ignore", category=FutureWarning):
-        return re.compile(python, re.ASCII)
+    else:
+        routes.matches.append(_Match(where=where, expression=found.pattern))
 
 
 def _get(node: Node | None, name: str) -> Node | None:

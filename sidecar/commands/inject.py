@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sidecar.cluster.inject import Options, inject_stream, remove_stream
 from sidecar.cluster.inject.model import DEFAULT_IMAGE, DEFAULT_STORE_SIZE
-from sidecar.commands.output import count, printable, problem_line
+from sidecar.commands.output import count, printable
 from sidecar.flags import UsageError
 
 STANDARD_INPUT = "-"
@@ -22,13 +22,18 @@ def main(arguments: argparse.Namespace, _environment: Mapping[str, str]) -> int:
     answer = remove_stream(files) if remove else inject_stream(files, options)
     for note in answer.notes:
         _tell(note)
+    for unseen in answer.unseen:
+        _tell(unseen.line)
     if not (arguments.remove or answer.engines or answer.problems):
         _tell("nothing in these manifests is seen to run vLLM, SGLang or Triton")
         return 1
     if answer.problems:
         for problem in answer.problems:
-            _tell(problem_line(problem))
+            _tell(problem.line)
         _tell(f"nothing is written: {count(len(answer.problems), 'problem')}")
+        return 1
+    if answer.unseen:
+        _tell(f"nothing is written: {count(len(answer.unseen), 'engine')} may go without the agent")
         return 1
     if answer.lost_comments:
         _tell("comments within objects that changed are lost")

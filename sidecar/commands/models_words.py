@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from sidecar.commands.output import printable, problem_line, problems_json
+from sidecar.commands.output import printable, problems_json
 from sidecar.commands.table import table_lines
 from sidecar.core.documents import ParsedDocument, ParsedEntry
 from sidecar.core.redact import redact_source
@@ -37,7 +37,7 @@ def say_written(operation: str, name: str, place: str, written: Written) -> Iter
         owners = ", ".join(owner or "none" for owner in written.others)
         yield f"{name} is still there for other deployments (--deployment): {owners}"
     for problem in written.problems:
-        yield f"agents cannot use it: {problem_line(problem)}"
+        yield f"agents cannot use it: {problem.line}"
     if written.comments_lost:
         yield "comments in the document were lost: write the list one entry below the other"
 
@@ -52,7 +52,7 @@ def list_lines(place: str, listing: Listing) -> Iterator[str]:
     cells = [tuple(printable(cell) for cell in row) for row in rows]
     yield from table_lines(cells, HEADINGS) if cells else (f"{place} asks for nothing",)
     for problem in listing.problems:
-        yield problem_line(problem)
+        yield problem.line
 
 
 def list_json(place: str, listing: Listing) -> dict[str, object]:

@@ -33,12 +33,6 @@ def write_json(value: object) -> None:
     sys.stdout.write(text.replace("\x7f", "\\u007f") + "\n")
 
 
-def problem_line(problem: Problem) -> str:
-    """Return a problem as one line: place, what is wrong, what to do."""
-    hint = f"; {problem.hint}" if problem.hint else ""
-    return f"{problem.where}: {problem.what}{hint}"
-
-
 def problems_json(problems: Sequence[Problem]) -> list[dict[str, str]]:
     """Return problems in the shape that ``/status`` has for them."""
     return [{"where": one.where, "what": one.what, "hint": one.hint} for one in problems]

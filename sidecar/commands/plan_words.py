@@ -8,7 +8,7 @@ from typing import Final
 from adapters.base import EngineState
 from sidecar.commands.forecast import Forecast, Foreseen
 from sidecar.commands.foresight import Sight
-from sidecar.commands.output import count, problem_line, problems_json
+from sidecar.commands.output import count, problems_json
 from sidecar.commands.table import age
 from sidecar.core.accept import Accepted
 from sidecar.core.actions import Check, Evict, Fetch, Load, Unload, Wait
@@ -56,7 +56,7 @@ def exit_code(scene: Scene, forecast: Forecast) -> int:
 def as_lines(scene: Scene, forecast: Forecast) -> list[str]:
     """Return what is printed."""
     lines = [_document_line(scene)]
-    lines += [f"  {problem_line(problem)}" for problem in scene.accepted.problems]
+    lines += [f"  {problem.line}" for problem in scene.accepted.problems]
     lines.append(f"engine {scene.engine_name} at {', '.join(scene.urls)}: {_engine_words(scene)}")
     revisions = sum(1 for _ in scene.inventory.all())
     held = size(scene.inventory.bytes)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sidecar.commands.manifests import Text, moved, read_file_text, read_objects
-from sidecar.commands.output import count, problem_line, problems_json, write_json, write_line
+from sidecar.commands.output import count, problems_json, write_json, write_line
 from sidecar.core.desired import Problem
 from sidecar.core.documents import ParsedDocument, parse_document
 from sidecar.core.documents.merge import claim_names
@@ -24,6 +24,8 @@ class Checked:
 
     documents: tuple[tuple[Text, ParsedDocument], ...]
     problems: tuple[Problem, ...]
+    warnings: tuple[Problem, ...] = ()
+    """What could not be told, which is nobody's fault."""
 
 
 def main(arguments: argparse.Namespace, _environment: Mapping[str, str]) -> int:
@@ -32,13 +34,14 @@ def main(arguments: argparse.Namespace, _environment: Mapping[str, str]) -> int:
     texts = read_files((*arguments.files, *routes))
     checked = check({file: texts[file] for file in arguments.files})
     if routes:
-        more = check_with(checked, {file: texts[file] for file in routes})
-        checked = replace(checked, problems=(*checked.problems, *more))
+        checked = check_with(checked, {file: texts[file] for file in routes})
     if arguments.json:
         write_json(_json(checked))
     else:
         for problem in checked.problems:
-            write_line(problem_line(problem))
+            write_line(problem.line)
+        for warning in checked.warnings:
+            write_line(f"warning: {warning.line}")
         write_line(_summary(checked))
     return 1 if checked.problems else 0
 
@@ -79,8 +82,8 @@ def check(files: Mapping[str, str | Problem]) -> Checked:
     return Checked(documents=tuple(documents), problems=(*problems, *_clashes(documents)))
 
 
-def check_with(checked: Checked, files: Mapping[str, str | Problem]) -> tuple[Problem, ...]:
-    """Check the routes in files against the documents that were checked."""
+def check_with(checked: Checked, files: Mapping[str, str | Problem]) -> Checked:
+    """Return what was found with the routes in files, checked against the documents."""
     # Only those who ask for it pay for its import.
     from sidecar.cluster.routes import Object, check_routes
 
@@ -98,8 +101,9 @@ def check_with(checked: Checked, files: Mapping[str, str | Problem]) -> tuple[Pr
         if not found and not failures:
             hint = "it needs an AIGatewayRoute, InferenceModelRewrite or InferenceModel"
             problems.append(Problem(where=shown, what="no route is in it", hint=hint))
-    documents = [document for _, document in checked.documents]
-    return (*problems, *check_routes(documents, objects))
+    routes = check_routes([document for _, document in checked.documents], objects)
+    problems = [*checked.problems, *problems, *routes.problems]
+    return replace(checked, problems=tuple(problems), warnings=routes.warnings)
 
 
 def _shown(file: str) -> str:
@@ -143,7 +147,8 @@ def _summary(checked: Checked) -> str:
     entries = sum(len(document.names) for _, document in checked.documents)
     found = count(len(checked.problems), "problem") if checked.problems else "no problems"
     documents = count(len(checked.documents), "document")
-    return f"{documents}, {count(entries, 'entry', 'entries')}, {found}"
+    warned = f", {count(len(checked.warnings), 'warning')}" if checked.warnings else ""
+    return f"{documents}, {count(entries, 'entry', 'entries')}, {found}{warned}"
 
 
 def _json(checked: Checked) -> dict[str, object]:
@@ -161,4 +166,5 @@ def _json(checked: Checked) -> dict[str, object]:
         "valid": not checked.problems,
         "documents": documents,
         "problems": problems_json(checked.problems),
+        "warnings": problems_json(checked.warnings),
     }

@@ -47,6 +47,12 @@ class Problem:
     conflict: bool = False
     """Two documents claim the name."""
 
+    @property
+    def line(self) -> str:
+        """Return it as one line: place, what is wrong, what to do."""
+        hint = f"; {self.hint}" if self.hint else ""
+        return f"{self.where}: {self.what}{hint}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:

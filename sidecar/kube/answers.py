@@ -13,6 +13,7 @@ from sidecar.kube.errors import (
     KubeInvalid,
     KubeNotFound,
     KubeProtocolError,
+    KubeRedirected,
     KubeUnavailable,
 )
 
@@ -38,6 +39,10 @@ def error_for(code: int, message: str) -> KubeError:
             return KubeInvalid(f"the API server does not take it: {code} {said}")
         case 410:
             return KubeGone(f"the resource_version is too old: 410 {said}")
+        case _ if 300 <= code < 400:
+            return KubeRedirected(
+                f"the API server sends us elsewhere, never followed: {code} {said}"
+            )
         case _:
             return KubeUnavailable(f"the API server answered {code} {said}")
 

@@ -153,13 +153,28 @@ async def open_client(kubeconfig: Path | None) -> AsyncIterator[KubeClient]:
     connector = aiohttp.TCPConnector(
         ssl=api.rest_client.ssl_context, socket_factory=_open_keepalive_socket
     )
-    configuration.client_session_kwargs = {"connector": connector}
+    configuration.client_session_kwargs = {
+        "connector": connector,
+        "middlewares": (_refuse_redirects,),
+    }
     api.user_agent = f"model-sidecar/{__version__}"
     try:
         yield KubeClient(api, namespace)
     finally:
         await api.close()  # type: ignore[no-untyped-call]
         await connector.close()
+
+
+async def _refuse_redirects(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Raise ``KubeRedirected``: what a pod answers through the pod proxy must not choose what its
+    reader asks for next, with the reader's token."""
+    answer = await handler(request)
+    if 300 <= answer.status < 400:
+        answer.close()
+        raise error_for(answer.status, str(answer.reason))
+    return answer
 
 
 async def _load(configuration: Configuration, kubeconfig: Path | None) -> str:

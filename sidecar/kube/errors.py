@@ -11,6 +11,7 @@
     |-- KubeDenied          401, 403                                -> retry, say what is needed
     |-- KubeGone            410: the resource_version is too old    -> list again
     `-- KubeProtocolError   an answer that is not the API's         -> list again with backoff
+        `-- KubeRedirected  3xx: never followed                     -> as above
 """
 
 from __future__ import annotations
@@ -56,3 +57,7 @@ class KubeInvalid(KubeError):
 
 class KubeProtocolError(KubeError):
     """The answer is not what the Kubernetes API sends."""
+
+
+class KubeRedirected(KubeProtocolError):
+    """The answer sends us elsewhere (3xx)."""

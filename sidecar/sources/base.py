@@ -12,6 +12,7 @@ Publish = Callable[[Snapshot], None]
 """Receives snapshots; called on the event loop, and expected not to block or raise."""
 
 BACKOFF_FIRST_SECONDS = 0.25
+"""The first step; the longest wait doubles with each failure."""
 BACKOFF_MAX_SECONDS = 30.0
 MAX_REASON_CHARS = 512
 
@@ -81,9 +82,11 @@ def absent(source: str, reason: str, *, seen_at: float) -> Snapshot:
 def backoff_seconds(failures: int, share: float) -> float:
     """Return how long to wait after ``failures`` failures in a row (at least 1).
 
-    ``share``, random in [0, 1), spreads the wait over the upper half of the exponential step, so
-    that a thousand pods do not come back to a restarted API server at one moment.
+    ``share``, random in [0, 1), spreads the wait over the whole exponential step, from half of the
+    first one on, so that a thousand pods, which all failed at one moment, do not come back to a
+    restarted API server at one moment.
     """
     # The exponent is bounded: a float overflows after a thousand failures.
     step = min(BACKOFF_MAX_SECONDS, BACKOFF_FIRST_SECONDS * 2.0 ** min(failures - 1, 16))
-    return step * (0.5 + share / 2)
+    least = BACKOFF_FIRST_SECONDS / 2
+    return least + (step - least) * share

@@ -19,6 +19,8 @@ from lab.s3 import S3
 from lab.tls import Authority
 from lab.tokens import Issuer
 from tests.support.agent_process import AgentProcess
+from tests.support.cluster_audit import Audit
+from tests.support.pod_network import PodNetwork
 from tests.support.pool_place import CRDS, NO_CRDS
 from tests.support.vllm_lab import VllmLab
 from tools.not_run import NotRun
@@ -39,6 +41,37 @@ def pytest_configure(config: pytest.Config) -> None:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kube]:
     """A real kube-apiserver with etcd; one that is not installed fails the test."""
     with Kube(tmp_path_factory.mktemp("kube")) as kube:
+        yield kube
+
+
+@pytest.fixture(scope="module")
+def audit(tmp_path_factory: pytest.TempPathFactory) -> Audit:
+    """What is asked of ``audited_cluster``."""
+    return Audit(tmp_path_factory.mktemp("audit"))
+
+
+@pytest.fixture(scope="module")
+def audited_cluster(tmp_path_factory: pytest.TempPathFactory, audit: Audit) -> Iterator[Kube]:
+    """Like ``cluster``; it may be killed and started again."""
+    kube = Kube(tmp_path_factory.mktemp("kube"), apiserver_args=audit.apiserver_args())
+    try:
+        yield kube.start()
+    finally:
+        kube.kill()
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[PodNetwork]:
+    """The way from ``pod_cluster`` to its pods."""
+    with PodNetwork() as network:
+        yield network
+
+
+@pytest.fixture(scope="module")
+def pod_cluster(tmp_path_factory: pytest.TempPathFactory, network: PodNetwork) -> Iterator[Kube]:
+    """Like ``cluster``; its pod proxy reaches pods."""
+    work = tmp_path_factory.mktemp("kube")
+    with Kube(work, apiserver_args=network.apiserver_args()) as kube:
         yield kube
 
 

@@ -31,27 +31,13 @@ Json = dict[str, Any]
 NewChat = Callable[[str], Chat]
 
 
-@pytest.fixture(scope="module")
-def audit(tmp_path_factory: pytest.TempPathFactory) -> Audit:
-    return Audit(tmp_path_factory.mktemp("audit"))
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory, audit: Audit) -> Iterator[Kube]:
-    kube = Kube(tmp_path_factory.mktemp("kube"), apiserver_args=audit.apiserver_args())
-    try:
-        yield kube.start()
-    finally:
-        kube.kill()
-
-
 @pytest.fixture
-def new_chat(cluster: Kube, tmp_path: Path) -> Iterator[NewChat]:
+def new_chat(audited_cluster: Kube, tmp_path: Path) -> Iterator[NewChat]:
     chats: list[Chat] = []
     with LoopThread() as thread:
 
         def make(namespace: str) -> Chat:
-            place = ClusterPlace(cluster, namespace)
+            place = ClusterPlace(audited_cluster, namespace)
             place.allow()
             chats.append(Chat(place, tmp_path / namespace, thread))
             return chats[-1]
@@ -126,7 +112,7 @@ def test_the_role_that_inject_writes_is_all_the_agent_may_and_all_it_asks_for(
 
 
 def test_a_restarted_server_that_knows_neither_old_versions_nor_the_old_token_costs_nothing(
-    new_chat: NewChat, cluster: Kube
+    new_chat: NewChat, audited_cluster: Kube
 ):
     chat = new_chat("restart")
     old, secret = chat.place.grant()
@@ -140,10 +126,10 @@ def test_a_restarted_server_that_knows_neither_old_versions_nor_the_old_token_co
     chat.place.revoke(secret)
     chat.wire.cut()
     chat.place.write(sql, chat.lora("law", 2))
-    cluster.kill_apiserver()
-    cluster.compact_etcd()
-    cluster.start_apiserver()
-    assert is_refused(cluster, old)
+    audited_cluster.kill_apiserver()
+    audited_cluster.compact_etcd()
+    audited_cluster.start_apiserver()
+    assert is_refused(audited_cluster, old)
     assert chat.engine.held.keys() == {"sql"}
     assert chat.agent.is_ready()
     chat.wire.mend()
@@ -154,16 +140,16 @@ def test_a_restarted_server_that_knows_neither_old_versions_nor_the_old_token_co
 
 @pytest.mark.parametrize("trouble", ["expired", "forbidden"])
 async def test_a_refused_agent_keeps_everything_says_why_and_follows_once_it_may(
-    trouble: str, cluster: Kube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trouble: str, audited_cluster: Kube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(kube_module, "GRACE_SECONDS", 1.0)
-    place = await asyncio.to_thread(ClusterPlace, cluster, trouble)
+    place = await asyncio.to_thread(ClusterPlace, audited_cluster, trouble)
     await asyncio.to_thread(place.allow)
     token = MountedToken(tmp_path / "token")
     token.rotate((await asyncio.to_thread(place.grant))[0])
     old, new = (lora(tmp_path, name, seed) for name, seed in (("sql", 1), ("law", 2)))
     await asyncio.to_thread(place.write, old)
-    with LoopThread() as thread, Wire(thread, cluster.port) as wire:
+    with LoopThread() as thread, Wire(thread, audited_cluster.port) as wire:
         kubeconfig = place.kubeconfig(tmp_path / "kubeconfig", token.file, wire.port)
         async with running_agent(
             tmp_path, config_dir=None, configmap=NAME, kubeconfig=str(kubeconfig)
@@ -171,7 +157,7 @@ async def test_a_refused_agent_keeps_everything_says_why_and_follows_once_it_may
             await running.wait(lambda status: status.converged, WAIT_SECONDS)
             if trouble == "expired":
                 good, _ = await asyncio.to_thread(place.grant)
-                words = await asyncio.to_thread(expire, cluster, token, good)
+                words = await asyncio.to_thread(expire, audited_cluster, token, good)
             else:
                 await asyncio.to_thread(place.forbid)
                 words = f"needs get, list, watch on configmaps/{NAME} in namespace {trouble}"

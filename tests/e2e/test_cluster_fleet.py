@@ -40,29 +40,15 @@ IDLE_SECONDS = 10.0
 OUTAGE_FAILURES = 5
 OUTAGE_SECONDS = BACKOFF_FIRST_SECONDS * (2.0**OUTAGE_FAILURES - 1)
 """By then each has failed at least so often: even the longest waits end within it."""
-SPREAD_SECONDS = BACKOFF_FIRST_SECONDS * 2.0**OUTAGE_FAILURES / 2
-"""The next wait is drawn from the upper half of its step."""
-PEAK = 2 * AGENTS / SPREAD_SECONDS
-"""Requests in the worst second: twice those of an even spread."""
-
-
-@pytest.fixture(scope="module")
-def audit(tmp_path_factory: pytest.TempPathFactory) -> Audit:
-    return Audit(tmp_path_factory.mktemp("audit"))
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory, audit: Audit) -> Iterator[Kube]:
-    kube = Kube(tmp_path_factory.mktemp("kube"), apiserver_args=audit.apiserver_args())
-    try:
-        yield kube.start()
-    finally:
-        kube.kill()
+MEAN_WAIT_SECONDS = BACKOFF_FIRST_SECONDS * 2.0**OUTAGE_FAILURES / 2
+"""Half of the step from which the next wait is drawn."""
+PEAK = 1.5 * AGENTS / MEAN_WAIT_SECONDS
+"""Requests in the worst second: not much more than such waits bring when they are long spread."""
 
 
 @pytest.fixture
-def wire(cluster: Kube) -> Iterator[Wire]:
-    with LoopThread() as thread, Wire(thread, cluster.port) as wire:
+def wire(audited_cluster: Kube) -> Iterator[Wire]:
+    with LoopThread() as thread, Wire(thread, audited_cluster.port) as wire:
         yield wire
 
 
@@ -174,34 +160,34 @@ async def pass_seconds(seconds: float) -> None:
 
 
 async def test_a_hundred_agents_cost_a_watch_each_and_come_back_spread(
-    cluster: Kube,
+    audited_cluster: Kube,
     wire: Wire,
     audit: Audit,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     record_property,
 ):
-    place = ClusterPlace(cluster, "fleet")
+    place = ClusterPlace(audited_cluster, "fleet")
     place.allow()
     token = MountedToken(tmp_path / "token")
     token.rotate(place.grant()[0])
     kubeconfig = place.kubeconfig(tmp_path / "kubeconfig", token.file, wire.port)
     fleet, meter = Fleet(place, kubeconfig, tmp_path), Meter(audit, place.user, wire)
-    before = open_watches(cluster)
+    before = open_watches(audited_cluster)
     await fleet.edit(1)
     async with AsyncExitStack() as stack:
         await fleet.start(stack)
         await fleet.wait_seen(1)
-        await wait_watches(cluster, before + AGENTS)
+        await wait_watches(audited_cluster, before + AGENTS)
         start = meter.read()
         await fleet.edit(2)
         await fleet.wait_seen(2)
         edit = meter.read()
         await pass_seconds(IDLE_SECONDS)
         idle = meter.read()
-        await restart(cluster, wire, fleet)
+        await restart(audited_cluster, wire, fleet)
         await fleet.wait_seen(3)
-        await wait_watches(cluster, before + AGENTS)
+        await wait_watches(audited_cluster, before + AGENTS)
         back = meter.read()
     peak = worst_second(back.asked, "list")
     figures = (

@@ -12,7 +12,6 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,19 +38,6 @@ pytestmark = pytest.mark.kube
 Json = dict[str, Any]
 NATIVE = {"restartPolicy": "Always"}
 RBAC = "rbac.authorization.k8s.io"
-
-
-@pytest.fixture(scope="module")
-def network() -> Iterator[PodNetwork]:
-    with PodNetwork() as network:
-        yield network
-
-
-@pytest.fixture(scope="module")
-def fleet_cluster(tmp_path_factory: pytest.TempPathFactory, network: PodNetwork) -> Iterator[Kube]:
-    work = tmp_path_factory.mktemp("kube")
-    with Kube(work, apiserver_args=network.apiserver_args()) as kube:
-        yield kube
 
 
 def role_of(page: str) -> Json:
@@ -142,11 +128,11 @@ class Place:
 
 
 @pytest.fixture
-def place(fleet_cluster: Kube, network: PodNetwork, request: pytest.FixtureRequest) -> Place:
+def place(pod_cluster: Kube, network: PodNetwork, request: pytest.FixtureRequest) -> Place:
     name = request.node.name.removeprefix("test_").replace("_", "-")[:60].strip("-")
     network.routes.clear()
-    fleet_cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-    return Place(fleet_cluster, network, name, 0)
+    pod_cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    return Place(pod_cluster, network, name, 0)
 
 
 @pytest.fixture
@@ -213,6 +199,26 @@ def test_who_cannot_be_asked_is_unknown_and_the_reason_is_said(
     assert pods["loopback"]["unknown"].endswith("400 address not allowed")
     agent.stop()
     assert "is not reached" in pods_of(place.status(viewer, "--json"))["well"]["unknown"]
+
+
+def test_a_pod_cannot_send_its_reader_elsewhere(place: Place, viewer: Path, tmp_path: Path):
+    paths: list[str] = []
+
+    def reply(call: Call) -> object:
+        paths.append(call.path)
+        return 302 if call.path == "/status" else agent_status()
+
+    headers: dict[str, str] = {}
+    server = f"//127.0.0.1:{place.kube.port}"
+    with scripted_api(tmp_path, reply, headers=headers) as pod:
+        url = json.loads(pod.kubeconfig.read_text())["clusters"][0]["cluster"]["server"]
+        place.pod("chat-0", serves=int(url.rsplit(":", 1)[1]))
+        for begin in ("", server, f"https:{server}"):
+            headers["location"] = f"{begin}/api/v1/namespaces"
+            done = place.status(viewer)
+            assert done.returncode == 1
+            assert "port 9110 is no agent: it answers with a redirect" in done.stdout
+    assert paths == ["/status"] * 3
 
 
 def test_missing_rights_are_named(place: Place):

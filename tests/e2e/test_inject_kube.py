@@ -42,16 +42,9 @@ def kube(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kube]:
             }
         )
         if os.environ.get(CRDS):
-            _install_leader_worker_sets(kube, *Path(os.environ[CRDS]).glob("lws-*.yaml"))
+            for path in Path(os.environ[CRDS]).glob("lws-*.yaml"):
+                kube.install_crds(path)
         yield kube
-
-
-def _install_leader_worker_sets(kube: Kube, path: Path) -> None:
-    kube.kubectl("apply", "--server-side", "-f", str(path))
-    name = "crd/leaderworkersets.leaderworkerset.x-k8s.io"
-    # While a definition has no conditions at all, waiting for one is an error: they come with this.
-    for what in ("jsonpath={.status.acceptedNames.kind}=LeaderWorkerSet", "condition=Established"):
-        kube.kubectl("wait", f"--for={what}", "--timeout=30s", name)
 
 
 def _namespace(name: str, level: str) -> Json:

@@ -11,7 +11,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +33,6 @@ Json = dict[str, Any]
 NAME = "chat-models"
 RBAC = "rbac.authorization.k8s.io"
 WRITERS, EACH = 20, 5
-
-
-@pytest.fixture(scope="module")
-def network() -> Iterator[PodNetwork]:
-    with PodNetwork() as network:
-        yield network
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory, network: PodNetwork) -> Iterator[Kube]:
-    work = tmp_path_factory.mktemp("kube")
-    with Kube(work, apiserver_args=network.apiserver_args()) as kube:
-        yield kube
 
 
 class Place:
@@ -110,8 +96,8 @@ def namespace(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def place(cluster: Kube, namespace: str) -> Place:
-    return Place(cluster, namespace)
+def place(pod_cluster: Kube, namespace: str) -> Place:
+    return Place(pod_cluster, namespace)
 
 
 async def test_many_writers_lose_nothing(place: Place) -> None:
@@ -174,9 +160,9 @@ def test_life_of_a_configmap_by_command(place: Place) -> None:
 
 
 def test_michelangelos_configmap_is_as_its_controller_leaves_it(
-    cluster: Kube, namespace: str
+    pod_cluster: Kube, namespace: str
 ) -> None:
-    place = Place(cluster, namespace, "fraud-model-config")
+    place = Place(pod_cluster, namespace, "fraud-model-config")
     assert place.models("create", "--format=michelangelo").returncode == 0
     fresh = place.stored()
     assert "data" not in fresh

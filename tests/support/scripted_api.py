@@ -41,8 +41,11 @@ class ScriptedApi:
 
 
 @contextmanager
-def scripted_api(work: Path, reply: Reply, namespace: str = "chat") -> Iterator[ScriptedApi]:
-    """Serve on a loopback port; the kubeconfig that leads there is in ``work``."""
+def scripted_api(
+    work: Path, reply: Reply, namespace: str = "chat", headers: Mapping[str, str] | None = None
+) -> Iterator[ScriptedApi]:
+    """Serve on a loopback port; the kubeconfig that leads there is in ``work``. Every answer has
+    ``headers``."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -64,6 +67,8 @@ def scripted_api(work: Path, reply: Reply, namespace: str = "chat") -> Iterator[
             body = said if isinstance(said, bytes) else json.dumps(said).encode()
             self.send_response(code)
             self.send_header("content-length", str(len(body)))
+            for name, value in (headers or {}).items():
+                self.send_header(name, value)
             self.end_headers()
             try:
                 self.wfile.write(body)

@@ -255,6 +255,21 @@ def test_routes_that_lead_where_they_should_are_no_problem(tmp_path, capsys):
     assert validate(capsys, both, "--with", str(everything))[0] == 0
 
 
+def test_expression_that_cannot_be_matched_is_a_warning_and_no_problem(tmp_path, capsys):
+    documents = write(tmp_path, "models.yaml", GOOD)
+    header = "{name: x-ai-eg-model, type: RegularExpression, value: '\\pL+-lora'}"
+    gate = write(tmp_path, "g.yaml", GATE.replace("{name: x-ai-eg-model, value: a}", header))
+    code, lines = validate(capsys, documents, "--with", gate)
+    assert code == 0
+    place = "AIGatewayRoute chat/gate: spec.rules[0].matches[0].headers[0].value (line 7)"
+    assert lines[0].startswith(f"warning: {gate}: {place}: the regular expression is RE2's alone")
+    assert lines[1:] == ["1 document, 2 entries, no problems, 1 warning"]
+    assert main(["validate", "--json", documents, "--with", gate]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["valid"], told["problems"]) == (True, [])
+    assert [set(one) for one in told["warnings"]] == [{"where", "what", "hint"}]
+
+
 def test_one_stream_may_hold_documents_and_routes(capsys, monkeypatch):
     stream = f"{MANIFEST.replace('digest: abc', 'kind: lora')}---\n{GATE}".encode()
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(stream)))

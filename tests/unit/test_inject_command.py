@@ -57,3 +57,16 @@ def test_bad_usage_ends_with_64(arguments, capsys):
         main(["inject", *arguments])
     assert ended.value.code == 64
     assert "-f" in capsys.readouterr().err
+
+
+def test_an_engine_that_may_go_without_the_agent_is_no_success(capsys, tmp_path: Path):
+    bench = tmp_path / "b.yaml"
+    spec = "{containers: [{name: a, image: 'vllm/vllm-openai:v1', command: [vllm, bench]}]}"
+    bench.write_text(f"apiVersion: v1\nkind: Pod\nmetadata: {{name: bench}}\nspec: {spec}\n")
+    assert main(["inject", "-f", str(SAMPLE), "-f", str(bench), "--configmap=m"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Pod bench: spec.containers: 'a' has an image of vllm, and is not seen" in err
+    no = '{name: bench, labels: {model-sidecar.io/inject: "false"}}'
+    bench.write_text(bench.read_text().replace("{name: bench}", no))
+    assert main(["inject", "-f", str(SAMPLE), "-f", str(bench), "--configmap=m"]) == 0

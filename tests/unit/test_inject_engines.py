@@ -307,3 +307,56 @@ def test_an_engine_behind_a_script_of_its_own_is_taken_when_everything_is_said()
     flags = "--engine-url=http://127.0.0.1:8000 --max-loras=4"
     value["metadata"]["annotations"]["model-sidecar.io/flags"] = flags
     assert settings(value).max_loras == 4
+
+
+def test_a_pod_without_an_engine_is_none_whatever_else_stands_in_it():
+    redis = {"name": "redis", "image": "redis:8"}
+    for spec in (
+        {"containers": [redis]},
+        {"containers": [redis], "os": {"name": "windows"}},
+        {"containers": [redis], "volumes": [{"name": "model-sidecar-x", "emptyDir": {}}]},
+    ):
+        for held in ({}, {"model-sidecar.io/confgmap": "a"}):
+            value = {"metadata": {"annotations": held}, "spec": spec}
+            with pytest.raises(NoEngineError):
+                inject_pod(value, Options())
+
+
+@pytest.mark.parametrize("path", ["/models/llama", "/models/llama/", "/mnt/a-b/c.d"])
+def test_the_image_of_vllm_takes_a_directory_as_its_model(path):
+    assert settings(pod(path, "--enable-lora")).engine_url == ("http://127.0.0.1:8000",)
+
+
+@pytest.mark.parametrize("args", [["/start.sh", "--x"], ["/usr/bin/env", "--x"], ["/a/b", "c"]])
+def test_the_image_of_vllm_with_another_program_is_not_seen_to_start_it(args):
+    with pytest.raises(NoEngineError) as caught:
+        inject_pod(pod(*args), OPTIONS)
+    assert caught.value.image
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ([*SERVE, "--api-key=$hunter2"], "stands in the command line"),
+        ([*SERVE, "--api-key=$$hunter2"], "stands in the command line"),
+        ([*SERVE, "--api-key", "${hunter2}"], "stands in the command line"),
+        (["sh", "-c", f"{' '.join(SERVE)} --api-key '$hunter2'"], "none that this container"),
+        (["sh", "-c", f"{' '.join(SERVE)} --api-key $hunter2"], "none that this container"),
+    ],
+)
+def test_what_may_be_a_key_is_never_repeated(command, words):
+    message = refused(pod(command=command))
+    assert words in message
+    assert "hunter2" not in message
+
+
+def test_the_variable_of_a_key_is_named_where_it_can_be_nothing_else():
+    assert "NAME is none that" in refused(pod(*SERVE, "--api-key=$(NAME)"))
+    line = f"{' '.join(SERVE)} --api-key ${{NAME}}"
+    assert "NAME is none that" in refused(pod(command=["sh", "-c", line]))
+
+
+def test_a_key_that_may_come_by_env_from_is_told():
+    held = [{"secretRef": {"name": "all"}}]
+    assert "if VLLM_API_KEY is among them" in notes(pod(*SERVE, envFrom=held))
+    assert "envFrom" not in notes(pod(*SERVE))

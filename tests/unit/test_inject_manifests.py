@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -231,3 +233,164 @@ def test_a_leader_without_a_template_of_its_own_is_refused_unless_it_is_alone():
     group = json.loads(answer.text)["spec"]["leaderWorkerTemplate"]
     assert group["workerTemplate"]["spec"]["initContainers"][0]["name"] == "model-sidecar"
     assert json.loads(remove_stream([("a", answer.text)]).text) == value
+
+
+REDIS = ROUTER.replace("router", "redis")
+
+
+@pytest.mark.parametrize(
+    "annotations", ["", "metadata: {annotations: {model-sidecar.io/configmap: a}}"]
+)
+def test_an_engine_among_others_needs_nothing_of_them(annotations: str):
+    text = JOB.replace(
+        "    spec:\n",
+        "    metadata: {annotations: {model-sidecar.io/configmap: m}}\n    spec:\n",
+        1,
+    )
+    redis = REDIS.replace("  template:\n", f"  template:\n    {annotations}\n", 1)
+    answer = inject_stream([("a", f"{text}---\n{redis}")], Options())
+    assert (answer.problems, answer.engines, answer.unseen) == ([], 1, [])
+    assert answer.text.endswith(redis)
+
+
+def test_a_group_without_an_engine_is_passed_on():
+    value = yaml.safe_load(GROUP.replace("vllm", "redis"))
+    del value["spec"]["leaderWorkerTemplate"]["leaderTemplate"]
+    answer = inject_stream([("a", json.dumps(value))], OPTIONS)
+    assert (answer.problems, answer.engines) == ([], 0)
+
+
+def test_pods_that_say_no_are_left_alone():
+    text = JOB.replace(
+        "    spec:\n", '    metadata: {labels: {model-sidecar.io/inject: "false"}}\n    spec:\n', 1
+    )
+    answer = inject_stream([("a", text)], OPTIONS)
+    assert (answer.text, answer.engines) == (text, 0)
+
+
+def test_accounts_are_read_by_both_names_and_bindings_do_not_collide():
+    def job(account: str, configmap: str) -> str:
+        said = f"    metadata: {{annotations: {{model-sidecar.io/configmap: {configmap}}}}}\n"
+        return JOB.replace("    spec:\n", f"{said}    spec:\n      serviceAccount: {account}\n", 1)
+
+    text = f"{job('a', 'b-c')}---\n{job('c-a', 'b').replace('batch}', 'other}')}"
+    values = list(yaml.safe_load_all(inject_stream([("a", text)], Options(api=True)).text))
+    bindings = [one for one in values if one["kind"] == "RoleBinding"]
+    assert [one["subjects"][0]["name"] for one in bindings] == ["a", "c-a"]
+    assert len({one["metadata"]["name"] for one in bindings}) == 2
+
+
+def test_rights_that_are_no_longer_wanted_go():
+    theirs = "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {name: theirs}\n"
+    labels = "{app.kubernetes.io/managed-by: model-sidecar-inject}"
+    labelled = f"apiVersion: v1\nkind: Secret\nmetadata: {{name: s, labels: {labels}}}\n"
+    text = f"{JOB}---\n{theirs}---\n{labelled}"
+    first = inject_stream([("a", text)], Options(configmap="chat", api=True)).text
+    again = inject_stream([("a", first)], Options(configmap="other", api=True))
+    names = [(one["kind"], one["metadata"]["name"]) for one in yaml.safe_load_all(again.text)]
+    assert names[:3] == [("Job", "batch"), ("Role", "theirs"), ("Secret", "s")]
+    assert [kind for kind, _ in names[3:]] == ["Role", "RoleBinding"]
+    assert all("other" in name for _, name in names[3:])
+    none = inject_stream([("a", first)], Options(configmap="chat")).text
+    assert [one["kind"] for one in yaml.safe_load_all(none)] == ["Job", "Role", "Secret"]
+
+
+CORE = [
+    ("bool", r"true|True|TRUE|false|False|FALSE"),
+    ("null", r"~|null|Null|NULL|"),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+    ),
+]
+"""What YAML 1.2 (10.3.2, core schema) takes for anything but a text."""
+
+
+@pytest.mark.parametrize("text", ["22:30", "190:20:30.5", "=", "1:2", "-1:30", "2026-01-02"])
+def test_texts_of_yaml_1_2_stay_texts(text: str):
+    manifest = JOB.replace("args:", f"env: [{{name: A, value: {text}}}], args:")
+    answer = inject_stream([("a", manifest)], OPTIONS)
+    assert answer.problems == []
+    node = yaml.compose(answer.text, Loader=yaml.BaseLoader)
+
+    def at(node: Any, *path: str | int) -> Any:
+        for part in path:
+            value = node.value
+            node = value[part] if isinstance(part, int) else {k.value: v for k, v in value}[part]
+        return node
+
+    path = ("spec", "template", "spec", "containers", 0, "env", 0, "value")
+    found = at(node, *path)
+    assert found.value == text
+    assert found.style or not any(re.fullmatch(pattern, text) for _, pattern in CORE)
+
+
+def test_a_key_that_stands_twice_is_refused_with_its_line():
+    text = JOB.replace("metadata: {name: batch}", "metadata: {name: batch}\nmetadata: {name: b}")
+    (problem,) = inject_stream([("a", text)], OPTIONS).problems
+    assert problem.line == "a (line 4 of the document): the key 'metadata' stands twice"
+    other = text.replace("kind: Job", "kind: Odd")
+    assert inject_stream([("a", other)], OPTIONS).text == other
+
+
+def test_merged_keys_are_no_key_that_stands_twice():
+    text = JOB.replace("metadata: {name: batch}", "metadata: {<<: {name: a}, name: batch}")
+    assert inject_stream([("a", text)], OPTIONS).problems == []
+
+
+def test_aliases_cannot_grow_without_end():
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30)]
+    bomb = "\n".join(lines) + "\n"
+    (problem,) = inject_stream([("a", JOB + bomb)], OPTIONS).problems
+    assert "more than 200000 values" in problem.what
+    odd = f"kind: Odd\n{bomb}"
+    assert inject_stream([("a", odd)], OPTIONS).text == odd
+    (problem,) = inject_stream([("a", JOB + "a: &a [*a]\n")], OPTIONS).problems
+    assert "more than" in problem.what
+    (problem,) = inject_stream([("a", JOB + "a: " + "[" * 5000)], OPTIONS).problems
+    assert "nested too deeply" in problem.what
+
+
+def test_other_kinds_may_have_tags_of_their_own():
+    odd = "kind: Odd\nvalue: !Ref name\n"
+    assert inject_stream([("a", odd)], OPTIONS).text == odd
+
+
+def group(volume: str, *, workers: str = "", worker: str = "vllm/vllm-openai:v1") -> str:
+    mount = "volumeMounts: [{name: models, mountPath: /var/lib/model-sidecar%s}]"
+    engine = "{name: vllm, image: %s, args: [--enable-lora], %s}"
+    return f"""\
+apiVersion: leaderworkerset.x-k8s.io/v1
+kind: LeaderWorkerSet
+metadata: {{name: big}}
+spec:
+  leaderWorkerTemplate:
+    size: 2
+    leaderTemplate:
+      metadata: {{annotations: {{model-sidecar.io/store-volume: models}}}}
+      spec:
+        containers: [{engine % ("vllm/vllm-openai:v1", mount % ", subPath: a")}]
+        volumes: [{{name: models, {volume}}}]
+    workerTemplate:
+      spec:
+        containers:
+        - {engine % (worker, mount % workers)}
+        - {{name: other, image: other:1, {mount % ", subPath: a"}}}
+        volumes: [{{name: models, {volume}}}]
+"""
+
+
+def test_the_workers_engines_see_the_store_as_the_leader_does():
+    claim = "persistentVolumeClaim: {claimName: m}"
+    seen = inject_stream([("a", group(claim, workers=", subPath: a"))], OPTIONS)
+    assert (seen.problems, seen.engines) == ([], 1)
+    for text in (
+        group(claim),
+        group(claim, workers=", subPath: b"),
+        group("hostPath: {path: /m}", workers=", subPath: a"),
+        group("emptyDir: {}", workers=", subPath: a"),
+    ):
+        (problem,) = inject_stream([("a", text)], OPTIONS).problems
+        assert "cannot see the store" in problem.what

@@ -325,3 +325,99 @@ def test_what_is_no_quantity_is_none(text):
 )
 def test_what_is_no_pod_is_refused_with_its_place(spec):
     assert refused({"metadata": {}, "spec": spec}).startswith("spec")
+
+
+def renamed(value: Json) -> Json:
+    after = inject_pod(value, OPTIONS).pod
+    after["spec"]["containers"][0]["name"] = "renamed"
+    return after
+
+
+def test_an_engine_that_was_renamed_is_given_back_whole():
+    value = pod()
+    after = remove_pod(renamed(value))
+    value["spec"]["containers"][0]["name"] = "renamed"
+    assert after == value
+
+
+def test_what_cannot_be_given_back_is_refused_and_mounts_of_gone_volumes_are_not_left():
+    value = renamed(pod())
+    second = {**copy.deepcopy(value["spec"]["containers"][0]), "name": "second"}
+    value["spec"]["containers"].append(second)
+    with pytest.raises(InjectError, match="the engine was 'engine', which is not there"):
+        remove_pod(value)
+    for one in value["spec"]["containers"]:
+        one["env"], one["volumeMounts"][0]["mountPath"] = [], "/elsewhere"
+    spec = remove_pod(value)["spec"]
+    assert [one["volumeMounts"] for one in spec["containers"]] == [[], []]
+
+
+def test_mounts_of_ours_in_other_containers_go_too():
+    value = inject_pod(pod(), OPTIONS).pod
+    mount = {"name": "model-sidecar-store", "mountPath": "/s"}
+    value["spec"]["containers"].append({"name": "reader", "volumeMounts": [mount]})
+    assert remove_pod(value)["spec"]["containers"][1]["volumeMounts"] == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "[" * 100_000,
+        '{"container": "engine", "volumes": [{}]}',
+        '{"container": "engine", "mounts": [1]}',
+        '{"container": "engine", "moved": {"/a": "no json"}}',
+        '{"container": "engine", "moved": {"/a": "[1]"}}',
+        '{"container": "engine", "moved": {"/a": {}}}',
+        '{"container": "engine", "made": {"spec.volumes": "{"}}',
+        '{"container": "engine", "made": {"spec.volumes": "[1]"}}',
+        '{"container": "engine", "made": {"spec.volumes": null}}',
+    ],
+)
+def test_a_record_of_which_a_part_is_damaged_is_told_with_its_place(damage):
+    value = pod()
+    value["metadata"]["annotations"][RECORD] = damage
+    for change in (remove_pod, lambda one: inject_pod(one, OPTIONS)):
+        with pytest.raises(InjectError) as caught:
+            change(value)
+        assert str(caught.value).startswith(f"metadata.annotations[{RECORD}]: ")
+
+
+def with_store(volume: Json, **mount: Any) -> Json:
+    value = pod(store_volume="own")
+    if mount:
+        held = {"name": "own", "mountPath": "/var/lib/model-sidecar", **mount}
+        value["spec"]["containers"][0]["volumeMounts"] = [held]
+    value["spec"]["volumes"] = [{"name": "own", **volume}]
+    return value
+
+
+CLAIM = {"persistentVolumeClaim": {"claimName": "c"}}
+
+
+def test_a_part_of_a_volume_is_the_store_of_both():
+    container = agent(with_store(CLAIM, subPath="a/b", readOnly=True))
+    mount = {"name": "own", "mountPath": "/var/lib/model-sidecar", "subPath": "a/b"}
+    assert mount in container["volumeMounts"]
+    assert "subPathExpr cannot be" in refused(with_store(CLAIM, subPathExpr="$(A)"))
+
+
+def test_an_empty_dir_says_how_much_the_store_may_be():
+    assert (
+        "--store-max-bytes=921Mi" in agent(with_store({"emptyDir": {"sizeLimit": "1Gi"}}))["args"]
+    )
+    assert not any("max-bytes" in one for one in agent(with_store({"emptyDir": {}}))["args"])
+    value = with_store({"emptyDir": {"sizeLimit": "1Gi"}})
+    value["metadata"]["annotations"]["model-sidecar.io/flags"] = "--store-max-bytes=1Gi"
+    assert "not below the volume's size" in refused(value)
+
+
+@pytest.mark.parametrize(
+    "volume",
+    [
+        {"persistentVolumeClaim": {"claimName": "c", "readOnly": True}},
+        {"nfs": {"server": "s", "path": "/", "readOnly": True}},
+        {"configMap": {"name": "c"}},
+    ],
+)
+def test_a_store_that_cannot_be_written_is_refused(volume):
+    assert "the volume 'own' is read-only" in refused(with_store(volume))

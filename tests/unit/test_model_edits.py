@@ -413,3 +413,92 @@ def test_no_edit_of_a_list_in_blocks_loses_a_comment(start, entry):
     assert not edited.comments_lost
     # That of a field goes with it: the one with the longest row of lines has one.
     assert edited.text.count("#") >= start.count("#") - 1
+
+
+NUMBERS = [
+    "12345678901234567890.5",
+    "1e5",
+    "1E+5",
+    "1.50",
+    "-0.0",
+    "1e400",
+    "123456789012345678901234567890",
+]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("key", ["models.json", KEY])
+def test_number_of_another_entry_keeps_its_text(key, number):
+    kept = f'"parameters": {{"x": [{number}]}}'
+    text = f'{{"models": [{{"name": "a", "source": "/a", {kept}}}]}}'
+    edited = add(text, native("b", refresh_seconds=300), key=key)
+    assert kept in edited.text
+    assert parse_document(key, edited.text).names == {"a", "b"}
+    again = remove(edited.text, "b", key=key)
+    assert again.text == text
+    assert not add(edited.text, native("b", refresh_seconds=300), key=key).changed
+
+
+def test_number_of_a_field_that_is_not_edited_keeps_its_text():
+    text = '[{"name": "a", "storage_path": "s3://b/a/", "weight": 1e400, "share": 1.50}]'
+    edited = add_entry(LIST, text, theirs("a"))
+    assert '"weight": 1e400,\n    "share": 1.50\n' in edited.text
+    moved = '{"more": 1e5, "models": [{"name": "a", "source": "/a", "parameters": {"x": 1e5}}]}'
+    assert add(moved, native("a", parameters={"x": 2}), key="models.json").text == (
+        '{"more": 1e5, "models": [{"name": "a", "source": "/new", "parameters": {"x": 2}}]}'
+    )
+
+
+@pytest.mark.parametrize("text", [None, '{"models": []}'])
+@pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan")])
+@pytest.mark.parametrize("key", ["models.json", KEY])
+def test_number_that_json_does_not_have_is_refused(key, text, number):
+    with pytest.raises(DocumentError) as caught:
+        add(text, native("a", parameters={"x": {"y": number}}), key=key)
+    assert caught.value.where == "the entry 'a'"
+
+
+def test_word_that_only_python_takes_for_a_number_stays_a_word():
+    text = '{"models": [{"name": "a", "source": "/a", "parameters": {"x": NaN, "y": Infinity}}]}'
+    edited = add(text, native("b"))
+    assert models(edited.text)[0]["parameters"] == {"x": "NaN", "y": "Infinity"}
+
+
+TWICE = [
+    ("models.json", '{"models": [{"name": "a", "source": "/new", "source": "/old"}]}'),
+    ("models.json", '{"models": [{"name": "a", "source": "/old", "source": "/new"}]}'),
+    (KEY, "models:\n- name: a\n  source: /new\n  source: /old\n# Kept.\n"),
+    (KEY, "models:\n- name: a\n  source: /old\n  source: /new\n# Kept.\n"),
+    (KEY, "models:\n- {name: a, source: /new, source: /old}\n"),
+    (KEY, "models:\n- name: a\n  source: /new\n  parameters: {x: 1, x: 2}\n"),
+    (KEY, '{"models": [{"name": "a", "source": "/new", "source": "/old"}]}'),
+]
+
+
+@pytest.mark.parametrize(("key", "text"), TWICE)
+def test_entry_with_a_key_twice_is_mended_by_its_replacement(key, text):
+    assert parse_document(key, text).problems
+    edited = add(text, native("a"), key=key)
+    assert edited.changed
+    assert parse_document(key, edited.text).problems == ()
+    assert models(edited.text, key=key) == [{"name": "a", "source": "/new"}]
+    assert ("# Kept." in edited.text) == ("# Kept." in text)
+    again = add(edited.text, native("a"), key=key)
+    assert (again.changed, again.text) == (False, edited.text)
+
+
+def test_key_that_stands_twice_in_what_is_kept_of_an_entry_is_mended():
+    text = '[{"name": "a", "storage_path": "s3://models/x/", "weight": 1.50, "weight": 2}]'
+    edited = add_entry(LIST, text, theirs("a"))
+    assert edited.changed
+    assert edited.text.count("weight") == 1
+    assert '"weight": 1.50' in edited.text
+    assert not add_entry(LIST, edited.text, theirs("a")).changed
+
+
+@pytest.mark.parametrize(
+    "text", ["models: []\nmodels: [{name: x, source: /x}]\n", "models: []\na: 1\na: 2\n"]
+)
+def test_document_with_a_key_twice_is_refused(text):
+    with pytest.raises(DocumentError, match="stands twice"):
+        add(text, native("a"))

@@ -454,7 +454,10 @@ def test_a_moment_without_a_question_is_no_silence():
 def test_looks_that_fail_at_once_add_up_however_slow_the_cycles_between_them_are(apart):
     state = look(Answering(), at=0.0, ok=True)
     # Between two looks nobody listens: an answer is asked for, and refused.
-    at = [1.0 + apart * number for number in range(2 + int(max(apart, 1.0) * GRACE_SECONDS / apart) * 2)]
+    at = [
+        1.0 + apart * number
+        for number in range(2 + int(max(apart, 1.0) * GRACE_SECONDS / apart) * 2)
+    ]
     for moment in at:
         state = look(state, at=moment, ok=False)
     assert not is_ready(state, at[-1])

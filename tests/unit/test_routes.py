@@ -2,6 +2,8 @@
 
 import json
 import re
+import signal
+import time
 
 import pytest
 from hypothesis import given
@@ -60,8 +62,14 @@ def expression(value):
     return {"type": "RegularExpression", "name": "x-ai-eg-model", "value": value}
 
 
+def problems_of(documents, objects):
+    found = check_routes(documents, objects)
+    assert not found.warnings
+    return found.problems
+
+
 def said(documents, *objects):
-    return [problem.what for problem in check_routes(documents, objects)]
+    return [problem.what for problem in problems_of(documents, objects)]
 
 
 def test_target_in_any_document_is_no_problem():
@@ -70,7 +78,7 @@ def test_target_in_any_document_is_no_problem():
 
 
 def test_target_in_no_document_is_told_with_object_path_and_what_was_meant():
-    (problem,) = check_routes([native(lora("billing-v4"))], [rewrite("billing-v4", "biling-v4")])
+    (problem,) = problems_of([native(lora("billing-v4"))], [rewrite("billing-v4", "biling-v4")])
     place = "InferenceModelRewrite it: spec.rules[0].targets[1].modelRewrite (line 1)"
     assert problem.where == f"routes.yaml: {place}"
     assert problem.what == "'biling-v4' is in no document"
@@ -80,7 +88,7 @@ def test_target_in_no_document_is_told_with_object_path_and_what_was_meant():
 def test_base_model_of_an_entry_is_there_by_itself():
     documents = [native(lora("a", base_model="org/base"))]
     assert said(documents, rewrite("org/base")) == []
-    (problem,) = check_routes(documents, [rewrite("elsewhere")])
+    (problem,) = problems_of(documents, [rewrite("elsewhere")])
     assert "base_model" in problem.hint
 
 
@@ -106,9 +114,9 @@ def test_legacy_model_leads_to_its_targets_or_to_itself(version):
     split = {"modelName": "chat", "targetModels": [{"name": "a"}, {"name": "b"}]}
     plain = {"modelName": "chat"}
     documents = [native(lora("a"))]
-    (problem,) = check_routes(documents, [route("InferenceModel", version, split)])
+    (problem,) = problems_of(documents, [route("InferenceModel", version, split)])
     assert "spec.targetModels[1].name" in problem.where
-    (problem,) = check_routes(documents, [route("InferenceModel", version, plain)])
+    (problem,) = problems_of(documents, [route("InferenceModel", version, plain)])
     assert "spec.modelName" in problem.where
 
 
@@ -135,7 +143,7 @@ def test_lora_that_a_rule_matches_is_reached(header):
     [exact("support"), exact("x", "X-AI-EG-Model"), expression("support"), expression("a")],
 )
 def test_lora_that_no_rule_matches_whole_is_told_at_its_entry(header):
-    (problem,) = check_routes([native(lora("support-a"))], [gate(header)])
+    (problem,) = problems_of([native(lora("support-a"))], [gate(header)])
     assert problem.where == "models.yaml: models[0] (line 1)"
     assert problem.what == "no rule of an AIGatewayRoute leads to 'support-a': its clients get 404"
 
@@ -156,7 +164,7 @@ def test_gateway_without_rules_takes_nothing():
 def test_model_needs_no_rule_and_an_entry_of_unknown_kind_is_told_what_to_say():
     document = native({"name": "m", "kind": "model", "source": "/m"})
     assert said([document], gate(exact("b"))) == []
-    (problem,) = check_routes([native({"name": "m", "source": "/m"})], [gate(exact("b"))])
+    (problem,) = problems_of([native({"name": "m", "source": "/m"})], [gate(exact("b"))])
     assert "kind: model" in problem.hint
     triton = parsed("model-list.json", '[{"name": "m", "storage_path": "s3://b/m/"}]')
     assert said([triton], gate(exact("b"))) == []
@@ -172,7 +180,7 @@ def test_lora_behind_a_rewrite_is_reached_by_the_name_that_clients_use():
 
 @pytest.mark.parametrize("value", ["(", "a{2,1}"])
 def test_expression_that_cannot_be_read_is_told_and_may_match_anything(value):
-    (problem,) = check_routes([native(lora("a"))], [gate(expression(value))])
+    (problem,) = problems_of([native(lora("a"))], [gate(expression(value))])
     assert "spec.rules[0].matches[0].headers[0].value" in problem.where
     assert problem.what.startswith("the regular expression cannot be read")
 
@@ -185,6 +193,64 @@ def test_expression_that_envoy_refuses_is_told(value):
 @pytest.mark.parametrize("value", [r"a\\1", "(?:a)", "(?i)a", "(?P<n>a)", r"\(?=a"])
 def test_expression_that_envoy_takes_is_no_problem(value):
     assert said([native()], gate(expression(value))) == []
+
+
+RE2_ALONE = [
+    r"\pL+-lora",
+    r"\p{Greek}|a",
+    r"[\pN]",
+    r"\Qa.b\E",
+    r"\Q(\E",
+    r"\x{61}",
+    "(?<name>b)",
+    "b(?i)c",
+    "(?U)b+",
+    "[[:^alpha:]]",
+]
+
+
+@pytest.mark.parametrize("value", RE2_ALONE)
+def test_expression_that_python_alone_does_not_know_is_a_warning_and_may_match_anything(value):
+    found = check_routes([native(lora("a"))], [gate(expression(value))])
+    assert found.problems == ()
+    (warning,) = found.warnings
+    place = "AIGatewayRoute it: spec.rules[0].matches[0].headers[0].value (line 1)"
+    assert warning.where == f"routes.yaml: {place}"
+    assert warning.what.startswith("the regular expression is RE2's alone: ")
+
+
+def test_expression_nested_too_deep_is_a_warning():
+    deep = "(" * 900 + "a" + ")" * 900
+    found = check_routes([native(lora("a"))], [gate(expression(deep))])
+    assert found.problems == ()
+    assert [one.what for one in found.warnings] == ["the regular expression is nested too deep"]
+
+
+def test_escaped_backslash_begins_nothing_of_re2():
+    (problem,) = problems_of([native()], [gate(expression(r"\\pL("))])
+    assert problem.what.startswith("the regular expression cannot be read")
+
+
+def test_matching_without_end_is_ended_with_a_warning_at_its_expression():
+    slow = "([a-z0-9]+-?)+"
+    documents = [native(lora("b"), lora("x" * 60 + "."), lora("y" * 60 + "."))]
+    before = signal.getsignal(signal.SIGALRM)
+    started = time.monotonic()
+    found = check_routes(documents, [gate(exact("b"), expression(slow))], match_seconds=0.2)
+    assert 0.2 <= time.monotonic() - started < 5.0
+    assert found.problems == ()
+    (warning,) = found.warnings
+    assert "spec.rules[0].matches[1].headers[0].value" in warning.where
+    assert warning.what == "matching took longer than 0.2 s, and ended at this expression"
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_what_was_found_before_matching_ended_is_told():
+    documents = [native(lora("A"), lora("x" * 60 + "."))]
+    found = check_routes(documents, [gate(expression("([a-z0-9]+-?)+"))], match_seconds=0.2)
+    assert len(found.problems) == len(found.warnings) == 1
+    assert "leads to 'A'" in found.problems[0].what
 
 
 @pytest.mark.parametrize("value", [None, 3, ""])

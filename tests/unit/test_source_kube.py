@@ -19,7 +19,11 @@ from sidecar.core.snapshot import Presence
 from sidecar.kube import errors
 from sidecar.kube.errors import KubeError, KubeProtocolError, KubeUnavailable
 from sidecar.sources import base, kube
-from sidecar.sources.base import BACKOFF_MAX_SECONDS, backoff_seconds
+from sidecar.sources.base import (
+    BACKOFF_FIRST_SECONDS,
+    BACKOFF_MAX_SECONDS,
+    backoff_seconds,
+)
 from sidecar.sources.configmap import split_lines
 from sidecar.sources.kube import KubeSource
 from tests.support.kube_api import (
@@ -442,11 +446,35 @@ def test_impossible_names_are_refused(name):
         KubeSource("models", name, kubeconfig=None, random=Random(1))
 
 
+LEAST_SECONDS = BACKOFF_FIRST_SECONDS / 2
+
+
 @given(st.integers(1, 10_000), st.floats(0, 1, exclude_max=True))
 def test_backoff_is_bounded_and_never_shrinks(failures, share):
     delay = backoff_seconds(failures, share)
-    assert 0.125 <= delay <= BACKOFF_MAX_SECONDS
+    assert LEAST_SECONDS <= delay <= BACKOFF_MAX_SECONDS
     assert backoff_seconds(failures + 1, share) >= delay
+
+
+@pytest.mark.parametrize("failures", [1, 2, 5, 8, 100])
+def test_backoff_is_drawn_from_the_whole_step(failures):
+    step = min(BACKOFF_MAX_SECONDS, BACKOFF_FIRST_SECONDS * 2.0 ** (failures - 1))
+    assert backoff_seconds(failures, 0.0) == LEAST_SECONDS
+    assert backoff_seconds(failures, 0.5) == pytest.approx((LEAST_SECONDS + step) / 2)
+    assert backoff_seconds(failures, 1.0) == step
+
+
+@pytest.mark.parametrize(("outage", "most"), [(2.0, 80), (5.0, 45), (10.0, 35)])
+def test_backoff_brings_a_hundred_back_spread(outage, most):
+    random = Random(1)
+    times = []
+    for _ in range(100):
+        at, failures = 0.0, 0
+        while at < outage:
+            failures += 1
+            at += backoff_seconds(failures, random.random())
+        times.append(at)
+    assert max(sum(start <= at < start + 1.0 for at in times) for start in times) <= most
 
 
 async def _chunks(parts):

@@ -168,3 +168,63 @@ def test_what_is_no_review_is_said_to_be_none(body):
 def test_another_kind_is_no_question_for_it():
     with pytest.raises(BadReview, match="apps/Deployment"):
         answer(admission(pod(), kind={"group": "apps", "version": "v1", "kind": "Deployment"}))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"os": {"name": "windows"}},
+        {"volumes": [{"name": "model-sidecar-x", "emptyDir": {}}]},
+        {"initContainers": [{"name": "model-sidecar", "image": "ours:1"}]},
+    ],
+)
+def test_pods_of_a_namespace_that_are_no_engines_pass(more):
+    size = {"leaderworkerset.sigs.k8s.io/size": "2", "model-sidecar.io/odd": "x"}
+    for annotations in ({}, size):
+        redis = pod(containers=[{"name": "redis", "image": "redis:8"}], annotations=annotations)
+        redis["spec"] |= more
+        assert patched(redis, Options()) == redis
+
+
+def test_an_agent_that_was_written_by_hand_is_left_alone():
+    before = pod(initContainers=[{"name": "model-sidecar", "image": "ours:1"}])
+    assert patched(before) == before
+
+
+@pytest.mark.parametrize("volume", [{"emptyDir": {}}, {"hostPath": {"path": "/m"}}])
+def test_a_leader_with_workers_needs_a_volume_of_many_nodes(volume):
+    said = {"leaderworkerset.sigs.k8s.io/size": "2", "model-sidecar.io/store-volume": "models"}
+    before = pod(annotations=said, volumes=[{"name": "models", **volume}])
+    assert "its workers cannot see" in answer(admission(before))["status"]["message"]
+
+
+def others(before):
+    """What other webhooks do to an injected pod."""
+    agent = before["spec"]["initContainers"][0]
+    agent["image"] = "mirror.example/model-sidecar:1"
+    agent["resources"] = {"limits": {"cpu": "1"}}
+    agent["env"].insert(0, {"name": "PROXY", "value": "on"})
+    agent["volumeMounts"].append({"name": "mesh", "mountPath": "/mesh"})
+    before["spec"]["volumes"].insert(0, {"name": "mesh", "emptyDir": {}})
+    before["spec"]["initContainers"].append({"name": "mesh", "image": "mesh:1"})
+    return before
+
+
+def test_what_other_webhooks_made_of_the_agent_stays():
+    before = others(patched(pod(args=["--port=8000"])))
+    assert patched(before) == before
+
+
+def test_only_arguments_follow_what_others_changed_in_the_engine():
+    before = others(patched(pod(args=["--port=8000"])))
+    before["spec"]["containers"][0]["args"][-1] = "--port=8100"
+    wanted = copy.deepcopy(before)
+    agent = wanted["spec"]["initContainers"][0]
+    agent["args"] = [one.replace(":8000", ":8100") for one in agent["args"]]
+    after = patched(before)
+    assert sorted(after["spec"]["initContainers"][0].pop("volumeMounts"), key=str) == sorted(
+        agent.pop("volumeMounts"), key=str
+    )
+    assert after["spec"] == wanted["spec"]
+    assert patched(patched(before)) == patched(before)

@@ -5,7 +5,9 @@
 """
 
 from sidecar.cluster.inject.model import RECORD, Injected, InjectError, NoEngineError, Options
-from sidecar.cluster.inject.pod import inject_pod, remove_pod
+from sidecar.cluster.inject.pod import follow_pod, inject_pod
+from sidecar.cluster.inject.removal import remove_pod
+from sidecar.cluster.inject.store import has_shared_store
 from sidecar.cluster.inject.stream import inject_stream, remove_stream
 
 __all__ = [
@@ -14,6 +16,8 @@ __all__ = [
     "Injected",
     "NoEngineError",
     "Options",
+    "follow_pod",
+    "has_shared_store",
     "inject_pod",
     "inject_stream",
     "remove_pod",

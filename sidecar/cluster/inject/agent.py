@@ -50,12 +50,12 @@ class Parts:
         self.mounts.append(mount)
 
 
-def add_store(parts: Parts, asked: Asked, path: str) -> str:
+def add_store(parts: Parts, asked: Asked, path: str, *, sub_path: str) -> str:
     """Add the store; return its volume."""
     name = asked.store_volume or STORE
     if not asked.store_volume:
         parts.add_volume(name, {"emptyDir": {"sizeLimit": asked.store_size}})
-    parts.mount(name, path, read_only=False)
+    parts.mount(name, path, read_only=False, sub_path=sub_path)
     return name
 
 
@@ -176,3 +176,8 @@ def agent_user(spec: JsonView, asked: Asked) -> int | None:
     if held.get("runAsUser") == 0:
         return USER
     return None
+
+
+def account_of(spec: JsonView) -> str:
+    """Return the pod's ServiceAccount; ``serviceAccount`` is its older name, still read."""
+    return str(spec.get("serviceAccountName") or spec.get("serviceAccount") or "default")

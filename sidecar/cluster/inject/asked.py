@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, NoReturn
 
 from sidecar.cluster.inject.invocation import ENGINES
-from sidecar.cluster.inject.model import PREFIX, Json, Options, mapping, refusal
+from sidecar.cluster.inject.model import PREFIX, Json, JsonView, Options, mapping, refusal
 from sidecar.flags import UsageError, add_flags, flags, parse_bytes, parse_switch
 from sidecar.settings import Settings, check_for_run, from_flags
 
@@ -21,6 +21,8 @@ OTHERS = frozenset({"inject", "injected"})
 OURS = {"config_dir": "configmap", "config_file": "configmap", "configmap": "configmap"}
 OURS |= {"kubeconfig": "api", "engine": "engine", "credentials_dir": "credentials"}
 """Flags that follow from what is asked for otherwise."""
+_WHERE = "metadata.annotations"
+_NAMING = ("engine", "container")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(M|G|T|Ki|Mi|Gi|Ti)?")
 
@@ -52,13 +54,38 @@ class Asked:
         return frozenset(vars(parse_flags(self.flags)))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """What a pod's annotations say of its engine: all that finding it takes."""
+
+    engine: str
+    container: str
+
+
 ANNOTATIONS = tuple(one.name.replace("_", "-") for one in fields(Asked))
+
+
+def read_named(pod: JsonView) -> Named:
+    """Return which engine is named, if one is. Raises ``InjectError``."""
+    held = _annotations(pod)
+    engine, container = (str(held.get(PREFIX + one) or "").strip() for one in _NAMING)
+    if engine:
+        try:
+            _parse_engine(engine)
+        except ValueError as error:
+            what = f"{engine!r} is not usable"
+            raise refusal(f"{_WHERE}[{PREFIX}engine]", what, str(error)) from error
+    return Named(engine=engine, container=container)
+
+
+def _annotations(pod: JsonView) -> Json:
+    return mapping(mapping(pod.get("metadata"), "metadata").get("annotations"), _WHERE)
 
 
 def read_asked(pod: Json, options: Options) -> Asked:
     """Return what is asked for this pod. Raises ``InjectError`` with the wrong annotation."""
-    where = "metadata.annotations"
-    held = mapping(mapping(pod.get("metadata"), "metadata").get("annotations"), where)
+    where = _WHERE
+    held = _annotations(pod)
     said: dict[str, Any] = {}
     for key, value in held.items():
         name = str(key).removeprefix(PREFIX)

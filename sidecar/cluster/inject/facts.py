@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ _ALL_OR_LOOPBACK = {
     "": HERE_4, "0.0.0.0": HERE_4, "127.0.0.1": HERE_4, "localhost": HERE_4,
     "::": HERE_6, "::1": HERE_6, "[::]": HERE_6, "[::1]": HERE_6,
 }  # fmt: skip
+_OF_KUBELET = re.compile(r"\$\(([A-Za-z_][\w.-]*)\)")
+_IN_SHELL = re.compile(_OF_KUBELET.pattern + r"|\$\{([A-Za-z_]\w*)\}|\$([A-Za-z_]\w*)")
 SAY_FLAGS = "by annotation model-sidecar.io/flags"
 
 
@@ -102,18 +105,33 @@ class Facts:
             return
         names = [variable] if variable else []
         if argument:
-            # `--api-key $(NAME)`: a variable of the container that is not said in the manifest.
-            if not (argument.startswith("$") and argument.strip("$(){}").isidentifier()):
+            name = self._variable(argument)
+            if name is None:
                 self._refuse_plain_key("the API key stands in the command line")
                 return
-            names = [argument.strip("$(){}")]
+            names = [name]
         entries = self.container.get("env") or ()
         for entry in entries:
             if isinstance(entry, Mapping) and entry.get("name") in names:
                 self._take_key(entry)
                 return
         if argument:
-            self._refuse_plain_key(f"{names[0]} is no variable of this container")
+            # `$NAME` may be a key that begins with a dollar sign: it is not repeated.
+            said = names[0] if argument[1:2] in ("(", "{") else "it"
+            self._refuse_plain_key(
+                f"the API key is a variable, and {said} is none that this container is given"
+            )
+        elif variable and self.container.get("envFrom"):
+            self.notes.append(
+                f"{self.container.get('name')!r} has variables by envFrom: if {variable} is among "
+                f"them, say --engine-api-key-file=FILE {SAY_FLAGS}, or give it by secretKeyRef"
+            )
+
+    def _variable(self, argument: str) -> str | None:
+        """Return the name in ``$(NAME)``, and in ``${NAME}`` and ``$NAME`` of a shell's line."""
+        is_shell = self.invocation is not None and self.invocation.is_shell
+        match = (_IN_SHELL if is_shell else _OF_KUBELET).fullmatch(argument)
+        return next(one for one in match.groups() if one) if match else None
 
     def _take_key(self, entry: JsonView) -> None:
         held = entry.get("valueFrom")

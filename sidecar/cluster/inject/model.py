@@ -18,6 +18,8 @@ RECORD: Final = PREFIX + "injected"
 """Annotation that says what was added, so that it can be changed and taken away again."""
 CONTAINER: Final = "model-sidecar"
 """Name of the agent's container; names of volumes begin with it."""
+INJECT_LABEL: Final = PREFIX + "inject"
+"""Label of pods; `false` leaves one alone, whoever injects."""
 DEFAULT_IMAGE: Final = f"model-sidecar:{__version__}"
 DEFAULT_STORE_SIZE: Final = "50Gi"
 
@@ -57,22 +59,23 @@ class InjectError(Exception):
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
-        super().__init__("\n".join(problem_text(one) for one in self.problems))
+        super().__init__("\n".join(one.line for one in self.problems))
 
 
 class NoEngineError(InjectError):
-    """No container of the pod is known to be an engine: a router, say, and nothing is wrong."""
+    """No container of the pod is known to be an engine: a router, say, and nothing is wrong.
+
+    ``image`` tells of a container that has an engine's image, and is not seen to start it.
+    """
+
+    def __init__(self, problems: Iterable[Problem], *, image: bool = False) -> None:
+        super().__init__(problems)
+        self.image = image
 
 
 def refusal(where: str, what: str, hint: str) -> InjectError:
     """Return the error with one problem."""
     return InjectError([Problem(where=where, what=what, hint=hint)])
-
-
-def problem_text(problem: Problem) -> str:
-    """Return a problem as one line."""
-    hint = f"; {problem.hint}" if problem.hint else ""
-    return f"{problem.where}: {problem.what}{hint}"
 
 
 def unshared(value: Any) -> Any:  # noqa: ANN401 - JSON of any shape

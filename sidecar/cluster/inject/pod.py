@@ -1,4 +1,4 @@
-"""The agent into a pod, and out of it again."""
+"""The agent into a pod."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import posixpath
 from typing import Final
 
 from sidecar.cluster.inject import agent, engines
-from sidecar.cluster.inject.asked import Asked, parse_flags, parse_settings, read_asked
+from sidecar.cluster.inject.asked import Asked, parse_flags, parse_settings, read_asked, read_named
 from sidecar.cluster.inject.cover import covers
 from sidecar.cluster.inject.facts import Facts
+from sidecar.cluster.inject.follow import follow
 from sidecar.cluster.inject.model import (
     CONTAINER,
     RECORD,
@@ -25,8 +26,10 @@ from sidecar.cluster.inject.model import (
     unshared,
 )
 from sidecar.cluster.inject.qos import agent_resources
-from sidecar.cluster.inject.record import Record, ensure, read_record, restore
+from sidecar.cluster.inject.record import Record, ensure, read_record
+from sidecar.cluster.inject.removal import remove_pod
 from sidecar.cluster.inject.security import check_level
+from sidecar.cluster.inject.store import size_of
 from sidecar.cluster.inject.volumes import Engine, share_repository, share_sources, share_store
 from sidecar.flags import UsageError, flags, parse_bytes
 from sidecar.settings import Settings
@@ -50,6 +53,17 @@ def inject_pod(pod: JsonView, options: Options, *, namespace: str = "") -> Injec
     return Injected(pod=unshared(pod), notes=fresh.notes) if _has(pod, fresh.pod) else fresh
 
 
+def follow_pod(pod: JsonView, options: Options, *, namespace: str = "") -> Injected:
+    """Return an injected pod that follows what others changed in its engine since.
+
+    What they changed in the agent's container stays, but for its arguments and mounts where these
+    are others now: whoever comes after an injection has its reasons. Raises as ``inject_pod``.
+    """
+    fresh = _inject(remove_pod(pod), options, namespace)
+    kept = follow(pod, fresh.pod)
+    return Injected(pod=unshared(pod) if _has(pod, kept) else kept, notes=fresh.notes)
+
+
 def _has(pod: JsonView, fresh: Json) -> bool:
     """Tell whether the pod has the agent as a new injection would write it."""
     held, written = read_record(pod), read_record(fresh)
@@ -62,57 +76,15 @@ def _has(pod: JsonView, fresh: Json) -> bool:
     return covers(pod, wanted)
 
 
-def remove_pod(pod: JsonView) -> Json:
-    """Return the pod as it was before the agent came; one without an agent is returned as it is.
-
-    Raises ``InjectError`` where what was written down of the injection is damaged.
-    """
-    bare: Json = unshared(pod)
-    record = read_record(bare)
-    if record is None:
-        return bare
-    spec = mapping(bare.get("spec"), "spec")
-    for name, gone in (("initContainers", {CONTAINER}), ("volumes", set(record.volumes))):
-        if spec.get(name):
-            spec[name] = [
-                one for one in objects(spec[name], f"spec.{name}") if one.get("name") not in gone
-            ]
-        restore(spec, name, f"spec.{name}", record)
-    for container in objects(spec.get("containers"), "spec.containers"):
-        if container.get("name") == record.container:
-            _restore_engine(container, record)
-    metadata = mapping(bare.get("metadata"), "metadata")
-    del metadata["annotations"][RECORD]
-    restore(metadata, "annotations", _ANNOTATIONS, record)
-    restore(bare, "metadata", "metadata", record)
-    return bare
-
-
-def _restore_engine(container: Json, record: Record) -> None:
-    if container.get("volumeMounts"):
-        kept = [
-            one
-            for one in objects(container["volumeMounts"], "volumeMounts")
-            if one.get("mountPath") not in record.mounts
-        ]
-        container["volumeMounts"] = [
-            json.loads(record.moved.get(str(one.get("mountPath")), "null")) or one for one in kept
-        ]
-    if container.get("env"):
-        container["env"] = [
-            one for one in objects(container["env"], "env") if one.get("name") not in record.env
-        ]
-    for name in ("volumeMounts", "env"):
-        restore(container, name, f"engine.{name}", record)
-
-
 def _inject(pod: Json, options: Options, namespace: str) -> Injected:
     spec = mapping(pod.get("spec"), "spec")
+    # First of all: most pods of a namespace have no engine, and nothing is wrong with them.
+    choice = engines.find_engine(spec, read_named(pod))
     if mapping(spec.get("os"), "spec.os").get("name") == "windows":
         raise refusal("spec.os", "the agent runs on Linux only", "leave this pod out")
     _check_unused_names(spec)
     asked = read_asked(pod, options)
-    container, facts = engines.read_engine(spec, asked)
+    container, facts = choice.container, engines.read_engine(choice, asked)
     before = unshared(pod)
     record = Record(container=str(container["name"]), configmap=asked.configmap, api=asked.api)
     engine = Engine(container=container, where=facts.where, spec=spec, record=record, facts=facts)
@@ -129,9 +101,10 @@ def _inject(pod: Json, options: Options, namespace: str) -> Injected:
         raise InjectError(facts.problems)
     engine.set_env(facts.env)
 
-    arguments = _arguments(asked, facts, store)
+    size = _store_size(asked, engine)
+    arguments = _arguments(asked, facts, store, size)
     settings = _parsed(arguments)
-    _check_store_size(settings, asked)
+    _check_store_size(settings, size)
     port = _port(settings, spec)
     user = agent.agent_user(spec, asked)
     added = agent.agent_container(
@@ -178,14 +151,21 @@ def _check_unused_names(spec: Json) -> None:
                 )
 
 
-def _arguments(asked: Asked, facts: Facts, store: str) -> list[str]:
+def _store_size(asked: Asked, engine: Engine) -> int | None:
+    """Return how many bytes the store's volume may hold; None where nobody counts them."""
+    if asked.store_volume:
+        return size_of(engine.volume(asked.store_volume))
+    return parse_bytes(asked.store_size)
+
+
+def _arguments(asked: Asked, facts: Facts, store: str, size: int | None) -> list[str]:
     """Return the agent's command line: what was found out, then what was said."""
     where = f"--configmap={asked.configmap}" if asked.api else f"--config-dir={agent.CONFIG_DIR}"
     arguments = ["run", f"--engine={engines.engine_of(facts, asked)}", where]
     if "store_dir" not in asked.given:
         arguments.append(f"--store-dir={store}")
-    if "store_max_bytes" not in asked.given and not asked.store_volume:
-        arguments.append(f"--store-max-bytes={_most_of(asked.store_size)}")
+    if "store_max_bytes" not in asked.given and size is not None:
+        arguments.append(f"--store-max-bytes={_most_of(size)}")
     if facts.repository is not None:
         arguments.append(f"--repository-dir={facts.repository}")
     if facts.api_key is not None:
@@ -194,9 +174,9 @@ def _arguments(asked: Asked, facts: Facts, store: str) -> list[str]:
     return [*arguments, *asked.flags]
 
 
-def _most_of(size: str) -> str:
+def _most_of(size: int) -> str:
     """Return nine tenths of a size: what is over is for what the volume holds beside revisions."""
-    most = parse_bytes(size) * 9 // 10
+    most = size * 9 // 10
     return str(most) if most < 2**20 else f"{most // 2**20}Mi"
 
 
@@ -207,14 +187,14 @@ def _parsed(arguments: list[str]) -> Settings:
         raise refusal(_FLAGS, str(error), "docs/flags.md has the agent's flags") from error
 
 
-def _check_store_size(settings: Settings, asked: Asked) -> None:
+def _check_store_size(settings: Settings, size: int | None) -> None:
     limit = settings.store_max_bytes
-    if not asked.store_volume and limit is not None and limit >= parse_bytes(asked.store_size):
+    if size is not None and limit is not None and limit >= size:
         raise refusal(
             _FLAGS,
-            f"--store-max-bytes is not below the volume's size, {asked.store_size}: the pod would "
+            f"--store-max-bytes is not below the volume's size, {size} bytes: the pod would "
             "be evicted before the store is full",
-            "say a greater model-sidecar.io/store-size, or less",
+            "say less, or give the volume more: model-sidecar.io/store-size",
         )
 
 
@@ -257,7 +237,7 @@ def _notes(asked: Asked, spec: Json, user: int | None, namespace: str) -> list[s
     if asked.api:
         rights.insert(0, f"get, list and watch on ConfigMap {asked.configmap!r}")
     if rights:
-        account = spec.get("serviceAccountName") or "default"
+        account = agent.account_of(spec)
         place = f" in {namespace}" if namespace else ""
         notes.append(f"ServiceAccount {account!r}{place} needs {'; '.join(rights)}")
     if asked.store_volume:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from sidecar.cluster.inject.model import RECORD, Json, JsonView, mapping, refusal
 
+_ABSENT: Final = "absent"
 _WHERE = f"metadata.annotations[{RECORD}]"
 
 
@@ -48,23 +49,35 @@ def read_record(pod: JsonView) -> Record | None:
     text = annotations.get(RECORD)
     if text is None:
         return None
-    hint = "take the agent's container, volumes and mounts out by hand, and this annotation"
     try:
-        held: Any = json.loads(text)
-        record = Record(**held)
-    except (TypeError, ValueError) as error:
+        record = Record(**json.loads(text))
+        _check(record)
+    except (TypeError, ValueError, RecursionError) as error:
+        hint = "take the agent's container, volumes and mounts out by hand, and this annotation"
         raise refusal(_WHERE, "it is not as the injection wrote it", hint) from error
-    kinds = asdict(Record(container=""))
-    if any(type(getattr(record, name)) is not type(kind) for name, kind in kinds.items()):
-        raise refusal(_WHERE, "it is not as the injection wrote it", hint)
     return record
+
+
+def _check(record: Record) -> None:
+    """Raise ``TypeError`` or ``ValueError`` where a part is not as ``text`` writes it."""
+    for name, kind in asdict(Record(container="")).items():
+        value = getattr(record, name)
+        if type(value) is not type(kind):
+            raise TypeError(name)
+        held = [*value, *value.values()] if isinstance(value, dict) else value
+        if not isinstance(held, bool) and not all(isinstance(one, str) for one in held):
+            raise TypeError(name)
+    if not all(isinstance(json.loads(one), dict) for one in record.moved.values()):
+        raise TypeError("moved")
+    if any(one != _ABSENT and json.loads(one) for one in record.made.values()):
+        raise ValueError("made")
 
 
 def ensure(parent: Json, name: str, where: str, empty: Any, record: Record) -> Any:  # noqa: ANN401
     """Return a list or object to add to, and note what was there when there was nothing in it."""
     held = parent.get(name)
     if not held:
-        record.made[where] = json.dumps(held) if name in parent else "absent"
+        record.made[where] = json.dumps(held) if name in parent else _ABSENT
         parent[name] = empty
     return parent[name]
 
@@ -74,7 +87,7 @@ def restore(parent: Json, name: str, where: str, record: Record) -> None:
     before = record.made.get(where)
     if before is None or parent.get(name):
         return
-    if before == "absent":
+    if before == _ABSENT:
         parent.pop(name, None)
     else:
         parent[name] = json.loads(before)

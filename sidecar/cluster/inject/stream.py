@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -12,15 +12,17 @@ import yaml
 
 from sidecar.cluster.inject.model import InjectError, Json, NoEngineError, Options
 from sidecar.cluster.inject.workloads import (
+    KINDS,
     described,
     has_pods,
     inject_object,
     is_ours,
     remove_object,
 )
-from sidecar.cluster.inject.yaml_text import dump, load
+from sidecar.cluster.inject.yaml_text import RefusedYaml, dump, parse
 from sidecar.core.desired import Problem
 
+_OR = 'or leave it out by the label model-sidecar.io/inject: "false" on its pods'
 _SEPARATOR = re.compile(r"^---(?=\s|\Z).*\n?", re.MULTILINE)
 _HEAD = re.compile(r"(?:[ \t]*(?:#.*)?\n)*")
 _COMMENT = re.compile(r"(?m)(?:^|\s)#")
@@ -37,13 +39,20 @@ class Answer:
     """Objects that are different now."""
     engines: int = 0
     """Objects with an engine in their pods."""
+    unseen: list[Problem] = field(default_factory=list)
+    """Objects with an engine's image that are not seen to start it."""
     lost_comments: bool = False
 
 
 def inject_stream(files: Iterable[tuple[str, str]], options: Options) -> Answer:
     """Inject the agent into every engine's pods of manifests, given as (name, text)."""
+    held = list(files)
     run = _Run(options)
-    return run.over(files)
+    answer = run.over(held)
+    if not run.unwanted:
+        return answer
+    # Which rights are wanted is known at the end, and those that are not may stand before it.
+    return _Run(options, run.unwanted).over(held)
 
 
 def remove_stream(files: Iterable[tuple[str, str]]) -> Answer:
@@ -52,11 +61,22 @@ def remove_stream(files: Iterable[tuple[str, str]]) -> Answer:
 
 
 class _Run:
-    def __init__(self, options: Options | None) -> None:
+    def __init__(
+        self, options: Options | None, dropped: Set[tuple[str, str, str]] = frozenset()
+    ) -> None:
         self._options = options
+        self._dropped = dropped
         self._answer = Answer()
         self._rights: dict[tuple[str, str, str], Json] = {}
         self._seen: set[tuple[str, str, str]] = set()
+        self._ours: dict[tuple[str, str, str], Json] = {}
+
+    @property
+    def unwanted(self) -> frozenset[tuple[str, str, str]]:
+        """Return the rights of earlier injections that nothing asks for now, or not so."""
+        if self._answer.problems:
+            return frozenset()
+        return frozenset(key for key, one in self._ours.items() if one != self._rights.get(key))
 
     def over(self, files: Iterable[tuple[str, str]]) -> Answer:
         texts: list[str] = []
@@ -75,16 +95,17 @@ class _Run:
 
     def _document(self, file: str, separator: str, part: str) -> str:
         try:
-            value = load(part)
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            line = f" (line {mark.line + 1} of the document)" if mark else ""
-            what = f"it is no YAML: {getattr(error, 'problem', None) or 'unreadable'}"
-            self._answer.problems.append(Problem(where=f"{file}{line}", what=what))
+            parsed = parse(part)
+            kind = parsed.text_at("kind") if parsed is not None else ""
+            if parsed is None or not (kind in KINDS or kind.endswith("List")):
+                return separator + part
+            value = parsed.value()
+        except (yaml.YAMLError, RecursionError) as error:
+            self._answer.problems.append(_broken(file, error))
             return separator + part
         if not isinstance(value, dict):
             return separator + part
-        if self._options is None and is_ours(value):
+        if self._is_dropped(value):
             self._answer.changed += 1
             return ""
         changed = self._value(file, value)
@@ -105,13 +126,18 @@ class _Run:
             after = [
                 (self._value(file, one) or one) if isinstance(one, dict) else one
                 for one in items
-                if not (self._options is None and isinstance(one, dict) and is_ours(one))
+                if not (isinstance(one, dict) and self._is_dropped(one))
             ]
             return {**value, "items": after}
         metadata = value.get("metadata")
         if isinstance(metadata, dict):
             self._seen.add(_key(value))
+            if is_ours(value):
+                self._ours[_key(value)] = value
         return self._object(file, value) if has_pods(value) else None
+
+    def _is_dropped(self, value: Json) -> bool:
+        return is_ours(value) and (self._options is None or _key(value) in self._dropped)
 
     def _object(self, file: str, value: Json) -> Json | None:
         where = f"{file}: {described(value)}"
@@ -120,6 +146,12 @@ class _Run:
                 return remove_object(value)
             workload = inject_object(value, self._options)
         except NoEngineError as error:
+            if error.image:
+                self._answer.unseen += [
+                    Problem(where=f"{where}: {one.where}", what=one.what, hint=f"{one.hint}; {_OR}")
+                    for one in error.problems
+                ]
+                return None
             self._answer.notes += [
                 f"{where}: {one.what}: it is left as it is" for one in error.problems
             ]
@@ -135,6 +167,17 @@ class _Run:
         self._answer.notes += [f"{where}: {note}" for note in workload.notes]
         self._rights |= {_key(one): one for one in workload.rights}
         return workload.value
+
+
+def _broken(file: str, error: Exception) -> Problem:
+    mark = getattr(error, "problem_mark", None)
+    line = f" (line {mark.line + 1} of the document)" if mark else ""
+    what = getattr(error, "problem", None) or "unreadable"
+    if isinstance(error, RecursionError):
+        what = "it is nested too deeply"
+    elif not isinstance(error, RefusedYaml):
+        what = f"it is no YAML: {what}"
+    return Problem(where=f"{file}{line}", what=what)
 
 
 def _key(value: Json) -> tuple[str, str, str]:

@@ -12,9 +12,7 @@ from sidecar.cluster.inject.asked import Asked
 from sidecar.cluster.inject.facts import Facts
 from sidecar.cluster.inject.model import PREFIX, Json, objects, refusal
 from sidecar.cluster.inject.record import Record, ensure
-
-_OF_THE_POD = ("emptyDir", "ephemeral")
-"""Kinds of volumes that no other pod sees."""
+from sidecar.cluster.inject.store import OF_THE_POD, check_writable, volume_of
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,8 +52,7 @@ class Engine:
 
     def volume(self, name: object) -> Json | None:
         """Return a volume of the pod; a StatefulSet's claims are not among them."""
-        held = objects(self.spec.get("volumes"), "spec.volumes")
-        return next((one for one in held if one.get("name") == name), None)
+        return volume_of(self.spec, name)
 
 
 def share_store(engine: Engine, parts: Parts, asked: Asked, path: str) -> None:
@@ -68,9 +65,16 @@ def share_store(engine: Engine, parts: Parts, asked: Asked, path: str) -> None:
             f"the pod has no volume {named!r}",
             "name one of spec.volumes",
         )
-    volume = agent.add_store(parts, asked, path)
-    engine.record.store, engine.record.store_volume = path, volume
+    check_writable(engine.volume(named))
     held = engine.mount_at(path)
+    # A part of the volume, where the engine has one there: else the two would see other files.
+    sub_path = str(held.get("subPath") or "") if held is not None and named else ""
+    if held is not None and held.get("subPathExpr"):
+        raise refusal(
+            f"{engine.where}.volumeMounts", "subPathExpr cannot be taken over", "use subPath"
+        )
+    volume = agent.add_store(parts, asked, path, sub_path=sub_path)
+    engine.record.store, engine.record.store_volume = path, volume
     if held is None:
         engine.add_mount(volume, path, read_only=True)
     elif held.get("name") != volume:
@@ -95,7 +99,7 @@ def share_repository(engine: Engine, parts: Parts, path: str) -> None:
         engine.add_mount(agent.REPOSITORY, path, read_only=False)
         return
     volume = engine.volume(held.get("name"))
-    if volume is not None and any(kind in volume for kind in _OF_THE_POD):
+    if volume is not None and any(kind in volume for kind in OF_THE_POD):
         if held.get("subPathExpr"):
             raise refusal(
                 f"{engine.where}.volumeMounts", "subPathExpr cannot be taken over", "use subPath"

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from sidecar.cluster.inject.agent import account_of
+from sidecar.cluster.inject.asked import read_named
+from sidecar.cluster.inject.engines import find_engine
+from sidecar.cluster.inject.invocation import image_engine
 from sidecar.cluster.inject.model import (
     CONTAINER,
+    INJECT_LABEL,
     InjectError,
     Json,
     JsonView,
@@ -18,8 +24,10 @@ from sidecar.cluster.inject.model import (
     refusal,
     unshared,
 )
-from sidecar.cluster.inject.pod import inject_pod, remove_pod
+from sidecar.cluster.inject.pod import inject_pod
 from sidecar.cluster.inject.record import Record, read_record
+from sidecar.cluster.inject.removal import remove_pod
+from sidecar.cluster.inject.store import is_for_many_nodes, volume_of
 from sidecar.core.desired import Problem
 
 MANAGED_BY: Final = "app.kubernetes.io/managed-by"
@@ -38,8 +46,10 @@ _TEMPLATES: Final[dict[tuple[str, str], tuple[str, ...]]] = {
         "leaderTemplate",
     ),
 }
+KINDS: Final = frozenset({kind for _, kind in _TEMPLATES} | {"Role", "RoleBinding"})
+"""Of all objects that are looked at."""
+_RBAC: Final = "rbac.authorization.k8s.io"
 _GROUP = ("spec", "leaderWorkerTemplate")
-_PRIVATE = ("emptyDir", "ephemeral")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +86,8 @@ def inject_object(value: JsonView, options: Options) -> Workload:
     path = _leader(changed, path)
     where = ".".join(path)
     pod = _at(changed, path)
+    if says_no(pod):
+        raise NoEngineError([Problem(where=where, what=f"its label {INJECT_LABEL} is false")])
     namespace = str(mapping(changed.get("metadata"), "metadata").get("namespace") or "")
     try:
         injected = inject_pod(_only_pod(pod), options, namespace=namespace)
@@ -87,6 +99,12 @@ def inject_object(value: JsonView, options: Options) -> Workload:
     if path[:2] == _GROUP and path[2:] == ("leaderTemplate",):
         _check_workers(_at(changed, _GROUP), record)
     return Workload(value=changed, notes=injected.notes, rights=_rights(record, pod, namespace))
+
+
+def says_no(pod: JsonView) -> bool:
+    """Tell whether the pods of a template are to be left alone, here as by the webhook."""
+    metadata = mapping(pod.get("metadata"), "metadata")
+    return mapping(metadata.get("labels"), "metadata.labels").get(INJECT_LABEL) == "false"
 
 
 def remove_object(value: JsonView) -> Json:
@@ -114,6 +132,9 @@ def remove_object(value: JsonView) -> Json:
 
 def is_ours(value: JsonView) -> bool:
     """Tell whether a Role or RoleBinding was written by an injection."""
+    version, kind = str(value.get("apiVersion") or ""), value.get("kind")
+    if version.rpartition("/")[0] != _RBAC or kind not in ("Role", "RoleBinding"):
+        return False
     metadata = value.get("metadata")
     labels = metadata.get("labels") if isinstance(metadata, dict) else None
     return isinstance(labels, dict) and labels.get(MANAGED_BY) == OURS
@@ -151,15 +172,20 @@ def _below(error: InjectError, where: str) -> InjectError:
         Problem(where=f"{where}.{one.where}" if where else one.where, what=one.what, hint=one.hint)
         for one in error.problems
     ]
-    return type(error)(problems)
+    if isinstance(error, NoEngineError):
+        return NoEngineError(problems, image=error.image)
+    return InjectError(problems)
 
 
 def _leader(value: Json, path: tuple[str, ...]) -> tuple[str, ...]:
     """Of a LeaderWorkerSet without a template for leaders, all pods are made from the workers'."""
     if path[:2] != _GROUP or _find(value, path) is not None:
         return path
+    workers = (*_GROUP, "workerTemplate")
     if _size(_at(value, _GROUP)) == 1:
-        return (*_GROUP, "workerTemplate")
+        return workers
+    pod = _at(value, workers)
+    find_engine(mapping(pod.get("spec"), ".".join(workers)), read_named(pod))
     raise refusal(
         ".".join(path),
         "there is none, so leaders and workers are made alike, and the agent belongs into leaders "
@@ -178,10 +204,9 @@ def _check_workers(group: Json, record: Record) -> None:
     if _size(group) == 1:
         return
     leader = mapping(mapping(group.get("leaderTemplate"), where).get("spec"), where)
-    held = _volume(leader, record.store_volume)
+    held = volume_of(leader, record.store_volume)
     workers = mapping(mapping(group.get("workerTemplate"), where).get("spec"), where)
-    sees = held is not None and not any(kind in held for kind in _PRIVATE)
-    if sees and held is not None and _mounts_same(workers, held, record.store):
+    if held is not None and is_for_many_nodes(held) and _mount_same(leader, workers, held, record):
         return
     hint = (
         "put a claim that many nodes can mount into both templates, mount it in the workers' "
@@ -192,30 +217,52 @@ def _check_workers(group: Json, record: Record) -> None:
     raise refusal(f"{where}.workerTemplate.spec", what, hint)
 
 
-def _mounts_same(spec: Json, volume: Json, path: str) -> bool:
-    content = {key: value for key, value in volume.items() if key != "name"}
-    for container in objects(spec.get("containers"), "spec.containers"):
-        for mount in objects(container.get("volumeMounts"), "volumeMounts"):
-            held = _volume(spec, mount.get("name"))
-            same = held is not None and {**held, "name": ""} == {**content, "name": ""}
-            if same and str(mount.get("mountPath")).rstrip("/") == path and "subPath" not in mount:
-                return True
-    return False
+def _mount_same(leader: Json, workers: Json, volume: Json, record: Record) -> bool:
+    """Tell whether every engine of the workers sees the leader's store where the leader has it."""
+    own = _mount(_named(leader, "initContainers", CONTAINER), record.store)
+    image = _named(leader, "containers", record.container).get("image")
+    engines = [
+        one
+        for one in objects(workers.get("containers"), "spec.containers")
+        if one.get("name") == record.container
+        or one.get("image") == image
+        or image_engine(one.get("image")) is not None
+    ]
+    return bool(engines) and all(
+        _is_same(workers, volume, _mount(one, record.store), own) for one in engines
+    )
 
 
-def _volume(spec: Json, name: object) -> Json | None:
-    held = objects(spec.get("volumes"), "spec.volumes")
-    return next((one for one in held if one.get("name") == name), None)
+def _is_same(spec: Json, volume: Json, mount: Json, own: Json) -> bool:
+    held = volume_of(spec, mount.get("name"))
+    parts = [(one.get("subPath") or "", one.get("subPathExpr")) for one in (mount, own)]
+    return (
+        held is not None
+        and {**held, "name": ""} == {**volume, "name": ""}
+        and (parts[0] == parts[1])
+    )
+
+
+def _named(spec: Json, part: str, name: str) -> Json:
+    held = objects(spec.get(part), f"spec.{part}")
+    return next((one for one in held if one.get("name") == name), {})
+
+
+def _mount(container: Json, path: str) -> Json:
+    held = objects(container.get("volumeMounts"), "volumeMounts")
+    return next((one for one in held if str(one.get("mountPath")).rstrip("/") == path), {})
 
 
 def _rights(record: Record, pod: Json, namespace: str) -> tuple[Json, ...]:
     """Return what lets the pod's ServiceAccount read that one ConfigMap, and nothing else."""
     if not record.api:
         return ()
-    account = str(mapping(pod.get("spec"), "spec").get("serviceAccountName") or "default")
-    group = "rbac.authorization.k8s.io"
+    account = account_of(mapping(pod.get("spec"), "spec"))
+    # Names with hyphens can be put together from other pairs, too.
+    pair = hashlib.sha256(f"{record.configmap}/{account}".encode()).hexdigest()[:8]
+    group = _RBAC
     metadata: Json = {"name": f"{CONTAINER}-{record.configmap}"}
-    binding: Json = {"name": f"{CONTAINER}-{record.configmap}-{account}"}
+    binding: Json = {"name": f"{CONTAINER}-{record.configmap}-{account}-{pair}"}
     subject: Json = {"kind": "ServiceAccount", "name": account}
     for one in (metadata, binding):
         if namespace:

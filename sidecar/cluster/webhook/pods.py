@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from sidecar.cluster.inject import RECORD, InjectError, NoEngineError, Options, inject_pod
+from sidecar.cluster.inject import (
+    RECORD,
+    InjectError,
+    NoEngineError,
+    Options,
+    follow_pod,
+    has_shared_store,
+    inject_pod,
+)
+from sidecar.cluster.inject.model import CONTAINER
 from sidecar.cluster.webhook.patch import diff
 from sidecar.cluster.webhook.review import (
     BadReview,
@@ -44,8 +53,9 @@ def review_pod(review: Review, options: Options) -> Verdict:
     """Return the patch that injects the agent, or why that cannot be.
 
     Asked again about its own result (reinvocation), it follows what others changed in the engine's
-    container meanwhile, and else has nothing to change. An agent that a pod came with stays as it
-    is: whoever put it in said more than is known here. Raises ``BadReview``.
+    container meanwhile, keeps what they changed in the agent's, and else has nothing to change. An
+    agent that a pod came with stays as it is: whoever put it in said more than is known here.
+    Raises ``BadReview``.
     """
     if review.kind != "Pod":
         raise BadReview(f"only pods are injected, not {review.kind}")
@@ -55,10 +65,9 @@ def review_pod(review: Review, options: Options) -> Verdict:
     if labels.get(WORKER_INDEX, "0") != "0":
         return Verdict()
     annotations = _of_metadata(review.object, "annotations")
-    if RECORD in annotations and annotations.get(INJECTED_BY) != _BY:
+    came_with_one = annotations.get(INJECTED_BY) != _BY if RECORD in annotations else _has(review)
+    if came_with_one:
         return Verdict()
-    if annotations.get(GROUP_SIZE, "1") != "1" and STORE_VOLUME not in annotations:
-        return _refuse(InjectError([_UNSEEN_STORE]))
     try:
         return _inject(review, options)
     except NoEngineError as error:
@@ -72,8 +81,12 @@ def review_pod(review: Review, options: Options) -> Verdict:
 
 def _inject(review: Review, options: Options) -> Verdict:
     before = review.object
-    injected = inject_pod(before, options, namespace=review.namespace)
+    annotations = _of_metadata(before, "annotations")
+    inject = follow_pod if RECORD in annotations else inject_pod
+    injected = inject(before, options, namespace=review.namespace)
     after = injected.pod
+    if annotations.get(GROUP_SIZE, "1") != "1" and not has_shared_store(after):
+        raise InjectError([_UNSEEN_STORE])
     after["metadata"]["annotations"][INJECTED_BY] = _BY
     patch = tuple(
         one
@@ -81,6 +94,17 @@ def _inject(review: Review, options: Options) -> Verdict:
         for one in diff(before.get(part), after.get(part), f"/{part}")
     )
     return Verdict(patch=patch, warnings=bounded_warnings(injected.notes) if patch else ())
+
+
+def _has(review: Review) -> bool:
+    """Tell whether the pod has an agent that somebody wrote into it by hand."""
+    spec = review.object.get("spec")
+    held = spec if isinstance(spec, dict) else {}
+    return any(
+        isinstance(one, dict) and one.get("name") == CONTAINER
+        for part in ("containers", "initContainers")
+        for one in held.get(part) or ()
+    )
 
 
 def _refuse(error: InjectError) -> Verdict:

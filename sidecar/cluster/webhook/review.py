@@ -101,9 +101,8 @@ def render(review: Review, verdict: Verdict) -> bytes:
 
 
 def problem_line(problem: Problem) -> str:
-    """Return a problem as one line: place, what is wrong, what to do."""
-    hint = f"; {problem.hint}" if problem.hint else ""
-    return _visible(f"{problem.where}: {problem.what}{hint}")
+    """Return a problem as one line that is plainly visible."""
+    return _visible(problem.line)
 
 
 def bounded_message(head: str, lines: Sequence[str]) -> str:
