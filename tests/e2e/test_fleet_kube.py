@@ -55,7 +55,6 @@ class Place:
     kube: Kube
     network: PodNetwork
     namespace: str
-    number: int
 
     def account(self, name: str, *rules: Json, role: Json | None = None) -> Path:
         """A kubeconfig of a ServiceAccount that may do just this."""
@@ -82,9 +81,7 @@ class Place:
 
     def pod(self, name: str, *, serves: int | None = None, address: str = "", **more: Any) -> str:
         """Make a running pod; its port 9110 is ``serves`` of the loopback. Returns its UID."""
-        if not address:
-            self.number += 1
-            address = f"10.9.{self.number // 250}.{self.number % 250 + 1}"
+        address = address or self.network.address()
         if serves is not None:
             self.network.routes[f"{address}:9110"] = serves
         path = f"/api/v1/namespaces/{self.namespace}/pods"
@@ -132,7 +129,7 @@ def place(pod_cluster: Kube, network: PodNetwork, request: pytest.FixtureRequest
     name = request.node.name.removeprefix("test_").replace("_", "-")[:60].strip("-")
     network.routes.clear()
     pod_cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-    return Place(pod_cluster, network, name, 0)
+    return Place(pod_cluster, network, name)
 
 
 @pytest.fixture

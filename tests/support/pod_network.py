@@ -15,6 +15,7 @@ import socketserver
 import tempfile
 import threading
 from contextlib import suppress
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Self
 
@@ -32,6 +33,12 @@ class PodNetwork:
         self._server = _Server(str(self._work / "s"), _Tunnel)
         self._server.routes = self.routes
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._addresses = (str(one) for one in ip_network("10.9.0.0/16").hosts())
+
+    def address(self) -> str:
+        """An address that no pod had before: the API server keeps connections for later requests,
+        and they lead to whom they led to."""
+        return next(self._addresses)
 
     def apiserver_args(self) -> list[str]:
         """Flags that make an API server reach pods through here."""
