@@ -63,8 +63,8 @@ log = logging.getLogger("model_sidecar.agent")
 
 RESTART_SECONDS = 1.0
 """Before a task that met a defect is started again."""
-LOAD_END_SECONDS = 1.0
-"""A LoRA is in its slot no earlier than so long before its load ended."""
+LOAD_END_SECONDS = 0.1
+"""So long before its load ended, at most, a LoRA came into its slot."""
 OPEN_SECONDS = 900.0
 """Within which the store is open: what an interrupted agent left is looked through first."""
 
