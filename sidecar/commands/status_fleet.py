@@ -23,13 +23,13 @@ def show_fleet(arguments: argparse.Namespace) -> int:
     try:
         fleet = asyncio.run(_read(arguments))
     except FleetTimeout as error:
-        _print(error.fleet, arguments)
+        _show(error.fleet, arguments)
         return _fail(str(error))
     except KubeError as error:
         return _fail(_explain(error))
     if not fleet.pods:
         return _fail(f"no pod matches {fleet.selector} in namespace {fleet.namespace}")
-    _print(fleet, arguments)
+    _show(fleet, arguments)
     if all(pod.answer is None for pod in fleet.pods):
         return _fail("no agent answered")
     return 0
@@ -53,7 +53,7 @@ async def _read(arguments: argparse.Namespace) -> Fleet:
         return await look(client, namespace=namespace, selector=selector, port=port, https=https)
 
 
-def _print(fleet: Fleet, arguments: argparse.Namespace) -> None:
+def _show(fleet: Fleet, arguments: argparse.Namespace) -> None:
     if arguments.json:
         write_json(fleet_json(fleet, targets=arguments.targets))
         return

@@ -142,6 +142,7 @@ def test_a_restarted_server_that_knows_neither_old_versions_nor_the_old_token_co
 async def test_a_refused_agent_keeps_everything_says_why_and_follows_once_it_may(
     trouble: str, audited_cluster: Kube, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    # A trouble is told after ten seconds: the wait alone is shorter here, the trouble is real.
     monkeypatch.setattr(kube_module, "GRACE_SECONDS", 1.0)
     place = await asyncio.to_thread(ClusterPlace, audited_cluster, trouble)
     await asyncio.to_thread(place.allow)
@@ -202,6 +203,7 @@ async def test_versions_compacted_under_the_watch_are_listed_anew_and_cost_nothi
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     """Without its cache the server asks etcd, as it does for whatever the cache does not reach."""
+    # A watch goes on for minutes before it begins anew from the version it has seen.
     monkeypatch.setattr(kube_module, "WATCH_SECONDS", 2.0)
     audit = Audit(tmp_path / "audit")
     arguments = ("--watch-cache=false", *audit.apiserver_args())

@@ -466,6 +466,7 @@ async def test_a_server_that_tells_no_limits_is_seen(adapter: SglangAdapter, scr
 async def test_limits_that_come_late_do_not_hide_the_engine(
     adapter: SglangAdapter, script: Script, monkeypatch: pytest.MonkeyPatch
 ):
+    # The time alone is shorter than in service; the server is silent in earnest.
     monkeypatch.setattr("adapters.sglang.INFO_SECONDS", 0.05)
     script.silent.add("/server_info")
     state = await adapter.observe()
@@ -479,6 +480,7 @@ async def test_limits_that_come_late_do_not_hide_the_engine(
 async def test_limits_once_told_hold_while_it_is_too_busy_to_tell_them_again(
     adapter: SglangAdapter, script: Script, monkeypatch: pytest.MonkeyPatch, answer: Reply | None
 ):
+    # The time alone is shorter than in service; the server is silent in earnest.
     monkeypatch.setattr("adapters.sglang.INFO_SECONDS", 0.05)
     script.on("/server_info", reply_json({"max_loaded_loras": 2}))
     assert (await adapter.observe()).limits == Limits(max_residents=2)

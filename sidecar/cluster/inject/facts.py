@@ -84,8 +84,13 @@ class Facts:
                 f"{name} is {text!r}, which cannot be read here", f"say {ours}=N {SAY_FLAGS}"
             )
 
-    def derive_url(self, host: str, port: str, *, https: bool = False) -> None:
+    def derive_url(self, engine: str, host: str, port: str, *, https: bool = False) -> None:
         """Set where the engine listens, as its pod sees it."""
+        if https and "engine_ca_file" not in self.given:
+            self.refuse(
+                f"{engine} serves https, and its certificate has to be checked",
+                f"say --engine-ca-file=FILE and --engine-url=https://NAME:PORT {SAY_FLAGS}",
+            )
         if "engine_url" in self.given:
             return
         scheme = "https" if https else "http"

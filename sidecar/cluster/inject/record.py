@@ -73,7 +73,13 @@ def _check(record: Record) -> None:
         raise ValueError("made")
 
 
-def ensure(parent: Json, name: str, where: str, empty: Any, record: Record) -> Any:  # noqa: ANN401
+def ensure(
+    parent: Json,
+    name: str,
+    where: str,
+    empty: Any,  # noqa: ANN401 - a list or an object
+    record: Record,
+) -> Any:  # noqa: ANN401 - what the first one is
     """Return a list or object to add to, and note what was there when there was nothing in it."""
     held = parent.get(name)
     if not held:

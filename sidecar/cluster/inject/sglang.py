@@ -22,12 +22,9 @@ def read_sglang(facts: Facts) -> None:
             )
         return
     https = flags.has("--ssl-keyfile", "--ssl-certfile")
-    if https and "engine_ca_file" not in facts.given:
-        facts.refuse(
-            "SGLang serves https, and its certificate has to be checked",
-            f"say --engine-ca-file=FILE and --engine-url=https://NAME:PORT {SAY_FLAGS}",
-        )
-    facts.derive_url(flags.last("--host"), flags.last("--port", default=_DEFAULT_PORT), https=https)
+    facts.derive_url(
+        "SGLang", flags.last("--host"), flags.last("--port", default=_DEFAULT_PORT), https=https
+    )
     if not flags.has("--enable-lora", "--lora-paths"):
         facts.refuse(
             "SGLang is started without --enable-lora, and can hold no LoRA",

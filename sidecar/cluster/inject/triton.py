@@ -64,7 +64,7 @@ def _read_ports(facts: Facts, flags: EngineFlags) -> None:
     if flags.last("--allow-http", default="true").lower() in OFF:
         facts.refuse("Triton serves no http", "start it with --allow-http=true")
     host = flags.last("--http-address")
-    facts.derive_url(host, flags.last("--http-port", default=_HTTP))
+    facts.derive_url("Triton", host, flags.last("--http-port", default=_HTTP))
     if flags.last("--allow-metrics", default="true").lower() in OFF:
         facts.notes.append("Triton serves no metrics: the picker gets no queue")
         return

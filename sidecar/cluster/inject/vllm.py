@@ -58,12 +58,9 @@ def _read_listening(facts: Facts, flags: EngineFlags) -> None:
         facts.refuse("vLLM serves no http on a port", "start it without --uds and --grpc")
         return
     https = flags.has("--ssl-keyfile", "--ssl-certfile")
-    if https and "engine_ca_file" not in facts.given:
-        facts.refuse(
-            "vLLM serves https, and its certificate has to be checked",
-            f"say --engine-ca-file=FILE and --engine-url=https://NAME:PORT {SAY_FLAGS}",
-        )
-    facts.derive_url(flags.last("--host"), flags.last("--port", default=_DEFAULT_PORT), https=https)
+    facts.derive_url(
+        "vLLM", flags.last("--host"), flags.last("--port", default=_DEFAULT_PORT), https=https
+    )
 
 
 def _read_loras(facts: Facts, flags: EngineFlags) -> None:

@@ -17,7 +17,7 @@ from sidecar.cluster.inject import (
     has_shared_store,
     inject_pod,
 )
-from sidecar.cluster.inject.model import CONTAINER
+from sidecar.cluster.inject.model import CONTAINER, INJECT_LABEL
 from sidecar.cluster.webhook.patch import diff
 from sidecar.cluster.webhook.review import (
     BadReview,
@@ -30,7 +30,6 @@ from sidecar.cluster.webhook.review import (
 )
 from sidecar.core.desired import Problem
 
-INJECT_LABEL: Final = "model-sidecar.io/inject"
 """``true`` on a pod or its namespace: in; ``false`` on the pod wins over the namespace."""
 INJECTED_BY: Final = "model-sidecar.io/inject"
 """Annotation that this server leaves, so that it knows its own work when it is asked again."""
